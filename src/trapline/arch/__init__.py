@@ -1,0 +1,1 @@
+"""What the processor manuals define, as data. Import the module you need: `trapline.arch.debug`, ..."""
