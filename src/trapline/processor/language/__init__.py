@@ -1,0 +1,61 @@
+"""The words instructions are described in."""
+
+from trapline.processor.language.effect import (
+    Branch,
+    Effect,
+    FlagBits,
+    Flags,
+    Microcode,
+    Place,
+    Primitive,
+    Raise,
+    Read,
+    Repeat,
+    Update,
+    When,
+    Write,
+)
+from trapline.processor.language.recorder import (
+    AC,
+    DE,
+    GP,
+    UD,
+    Cpu,
+    FormFacts,
+    Operand,
+    OperandKind,
+)
+from trapline.processor.language.registry import INSTRUCTIONS, Instruction, instruction, record
+from trapline.processor.language.value import Value, concat, const, divide
+
+__all__ = [
+    "AC",
+    "DE",
+    "GP",
+    "INSTRUCTIONS",
+    "UD",
+    "Branch",
+    "Cpu",
+    "Effect",
+    "FlagBits",
+    "Flags",
+    "FormFacts",
+    "Instruction",
+    "Microcode",
+    "Operand",
+    "OperandKind",
+    "Place",
+    "Primitive",
+    "Raise",
+    "Read",
+    "Repeat",
+    "Update",
+    "Value",
+    "When",
+    "Write",
+    "concat",
+    "const",
+    "divide",
+    "instruction",
+    "record",
+]
