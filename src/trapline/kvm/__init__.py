@@ -1,0 +1,35 @@
+"""The hypervisor, with KVM's API: names only."""
+
+from trapline.kvm import abi, exits
+from trapline.kvm.api import Kvm, RegisterView, Vcpu, Vm
+from trapline.kvm.factory import open_kvm
+from trapline.kvm.structures import (
+    CpuidEntry,
+    DebugRegs,
+    Dtable,
+    Fpu,
+    Regs,
+    Segment,
+    Sregs,
+    Translation,
+    VcpuEvents,
+)
+
+__all__ = [
+    "CpuidEntry",
+    "DebugRegs",
+    "Dtable",
+    "Fpu",
+    "Kvm",
+    "RegisterView",
+    "Regs",
+    "Segment",
+    "Sregs",
+    "Translation",
+    "Vcpu",
+    "VcpuEvents",
+    "Vm",
+    "abi",
+    "exits",
+    "open_kvm",
+]

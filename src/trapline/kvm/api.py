@@ -1,0 +1,153 @@
+"""The hypervisor's face: KVM's, one method an ioctl, whatever runs below it.
+
+`software` and `host` promise the same; nothing here knows which of them answers.  Errors are
+OSError with KVM's errno.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from trapline.kvm.exits import Exit
+from trapline.kvm.structures import (
+    CpuidEntry,
+    DebugRegs,
+    Fpu,
+    Regs,
+    Sregs,
+    Translation,
+    VcpuEvents,
+)
+
+
+class RegisterView(Protocol):
+    """The vCPU's registers as they stand, without copy or ioctl, while it is not running."""
+
+    rax: int
+    rbx: int
+    rcx: int
+    rdx: int
+    rsi: int
+    rdi: int
+    rsp: int
+    rbp: int
+    r8: int
+    r9: int
+    r10: int
+    r11: int
+    r12: int
+    r13: int
+    r14: int
+    r15: int
+    rip: int
+    rflags: int
+
+
+class Kvm(Protocol):
+    """The system: /dev/kvm."""
+
+    def get_api_version(self) -> int: ...
+
+    def check_extension(self, capability: int) -> int:
+        """0 where it is not supported."""
+
+    def get_supported_cpuid(self) -> list[CpuidEntry]: ...
+
+    def get_msr_index_list(self) -> list[int]: ...
+
+    def create_vm(self) -> Vm: ...
+
+    def close(self) -> None: ...
+
+
+class Vm(Protocol):
+    """One virtual machine: memory slots and vCPUs."""
+
+    def check_extension(self, capability: int) -> int: ...
+
+    def enable_cap(self, capability: int, *args: int) -> None: ...
+
+    def set_user_memory_region(
+        self, slot: int, flags: int, guest_physical: int, size: int, userspace_address: int
+    ) -> None:
+        """Make, move, re-flag or (size 0) delete a slot; all but `slot` in whole pages."""
+
+    def set_tss_addr(self, guest_physical: int) -> None:
+        """Three pages Intel hosts without unrestricted guest need; of no effect elsewhere."""
+
+    def set_identity_map_addr(self, guest_physical: int) -> None: ...
+
+    def create_vcpu(self, vcpu_id: int) -> Vcpu: ...
+
+    def close(self) -> None: ...
+
+
+class Vcpu(Protocol):
+    """One virtual processor; all but `kick` belong to the thread that runs it."""
+
+    @property
+    def regs(self) -> RegisterView: ...
+
+    fs_base: int
+    gs_base: int
+
+    request_interrupt_window: bool
+    """kvm_run: return IrqWindowOpen as soon as an interrupt may be injected."""
+
+    @property
+    def ready_for_interrupt_injection(self) -> bool: ...
+
+    @property
+    def if_flag(self) -> bool: ...
+
+    @property
+    def flags(self) -> int:
+        """kvm_run.flags of the last run: RUN_X86_BUS_LOCK and its like."""
+
+    def run(self) -> Exit:
+        """Enter the guest, until something concerns the caller."""
+
+    def kick(self) -> None:
+        """End the current or the next `run` with Interrupted; from any thread."""
+
+    def get_regs(self) -> Regs: ...
+    def set_regs(self, regs: Regs) -> None: ...
+    def get_sregs(self) -> Sregs: ...
+    def set_sregs(self, sregs: Sregs) -> None: ...
+
+    def get_msrs(self, indices: Iterable[int]) -> dict[int, int]:
+        """Those that can be read, up to the first that cannot (KVM's rule)."""
+
+    def set_msrs(self, msrs: Mapping[int, int]) -> int:
+        """How many were written: it ends at the first refused."""
+
+    def set_cpuid2(self, entries: Iterable[CpuidEntry]) -> None: ...
+    def get_cpuid2(self) -> list[CpuidEntry]: ...
+    def get_debugregs(self) -> DebugRegs: ...
+    def set_debugregs(self, debugregs: DebugRegs) -> None: ...
+    def get_vcpu_events(self) -> VcpuEvents: ...
+    def set_vcpu_events(self, events: VcpuEvents) -> None: ...
+
+    def set_guest_debug(self, control: int, debugreg: Mapping[int, int] | None = None) -> None:
+        """`debugreg`: 0-3 the addresses, 7 the DR7 to use, for GUESTDBG_USE_HW_BP."""
+
+    def get_fpu(self) -> Fpu: ...
+    def set_fpu(self, fpu: Fpu) -> None: ...
+
+    def get_xsave(self) -> bytes:
+        """The XSAVE area, standard format, 4096 bytes."""
+
+    def set_xsave(self, area: bytes) -> None: ...
+    def get_xcrs(self) -> dict[int, int]: ...
+    def set_xcrs(self, xcrs: Mapping[int, int]) -> None: ...
+    def get_mp_state(self) -> int: ...
+    def set_mp_state(self, mp_state: int) -> None: ...
+    def translate(self, linear: int) -> Translation: ...
+
+    def interrupt(self, vector: int) -> None:
+        """Queue an external interrupt, delivered as soon as the guest can take it."""
+
+    def nmi(self) -> None: ...
+
+    def close(self) -> None: ...

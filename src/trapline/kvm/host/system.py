@@ -1,0 +1,92 @@
+"""/dev/kvm and its VMs, through ioctls.
+
+Nothing here knows what a vCPU does; see `vcpu`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+from trapline.kvm import abi
+from trapline.kvm.host.vcpu import HostVcpu
+from trapline.kvm.structures import CpuidEntry
+
+_MAX_CPUID_ENTRIES = 256
+
+
+class HostKvm:
+    """The host's KVM."""
+
+    def __init__(self, path: str = "/dev/kvm") -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        if self.get_api_version() != abi.API_VERSION:
+            version = self.get_api_version()
+            self.close()
+            raise OSError(errno.EPROTO, f"{path}: KVM API version {version}, not 12")
+
+    def get_api_version(self) -> int:
+        return fcntl.ioctl(self._fd, abi.GET_API_VERSION, 0)
+
+    def check_extension(self, capability: int) -> int:
+        return fcntl.ioctl(self._fd, abi.CHECK_EXTENSION, capability)
+
+    def get_supported_cpuid(self) -> list[CpuidEntry]:
+        size = CpuidEntry.layout.size
+        buffer = bytearray(8 + size * _MAX_CPUID_ENTRIES)
+        struct.pack_into("<I", buffer, 0, _MAX_CPUID_ENTRIES)
+        fcntl.ioctl(self._fd, abi.GET_SUPPORTED_CPUID, buffer, True)
+        (count,) = struct.unpack_from("<I", buffer)
+        return [CpuidEntry.unpack(buffer[8 + size * i : 8 + size * (i + 1)]) for i in range(count)]
+
+    def get_msr_index_list(self) -> list[int]:
+        buffer = bytearray(4 + 4 * 1024)
+        struct.pack_into("<I", buffer, 0, 1024)
+        fcntl.ioctl(self._fd, abi.GET_MSR_INDEX_LIST, buffer, True)
+        (count,) = struct.unpack_from("<I", buffer)
+        return list(struct.unpack_from(f"<{count}I", buffer, 4))
+
+    def create_vm(self) -> HostVm:
+        mmap_size = fcntl.ioctl(self._fd, abi.GET_VCPU_MMAP_SIZE, 0)
+        sync_regs = self.check_extension(abi.Capability.SYNC_REGS)
+        return HostVm(fcntl.ioctl(self._fd, abi.CREATE_VM, 0), mmap_size, sync_regs)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class HostVm:
+    """One VM of the host's KVM."""
+
+    def __init__(self, fd: int, mmap_size: int, sync_regs: int) -> None:
+        self._fd = fd
+        self._mmap_size = mmap_size
+        self._sync_regs = sync_regs
+
+    def check_extension(self, capability: int) -> int:
+        return fcntl.ioctl(self._fd, abi.CHECK_EXTENSION, capability)
+
+    def enable_cap(self, capability: int, *args: int) -> None:
+        words = [*args, 0, 0, 0, 0][:4]
+        fcntl.ioctl(self._fd, abi.ENABLE_CAP, struct.pack("<II4Q64x", capability, 0, *words))
+
+    def set_user_memory_region(
+        self, slot: int, flags: int, guest_physical: int, size: int, userspace_address: int
+    ) -> None:
+        region = struct.pack("<IIQQQ", slot, flags, guest_physical, size, userspace_address)
+        fcntl.ioctl(self._fd, abi.SET_USER_MEMORY_REGION, region)
+
+    def set_tss_addr(self, guest_physical: int) -> None:
+        fcntl.ioctl(self._fd, abi.SET_TSS_ADDR, guest_physical)
+
+    def set_identity_map_addr(self, guest_physical: int) -> None:
+        fcntl.ioctl(self._fd, abi.SET_IDENTITY_MAP_ADDR, struct.pack("<Q", guest_physical))
+
+    def create_vcpu(self, vcpu_id: int) -> HostVcpu:
+        fd = fcntl.ioctl(self._fd, abi.CREATE_VCPU, vcpu_id)
+        return HostVcpu(fd, self._mmap_size, self._sync_regs)
+
+    def close(self) -> None:
+        os.close(self._fd)
