@@ -1,1 +1,1 @@
-"""What the processor manuals define, as data. Import the module you need: `trapline.arch.debug`, ..."""
+"""What the processor manuals define, as data; imported module by module."""

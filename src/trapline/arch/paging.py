@@ -89,17 +89,23 @@ def overlap_mtrr(one: MemoryType, other: MemoryType) -> MemoryType:
     return MemoryType.UC
 
 
-def effective_type(mtrr: MemoryType, pat: MemoryType) -> MemoryType:
-    """The type of a page from the MTRRs' (or EPT's) type and the PAT's."""
-    # SDM 3A, "Effective Page-Level Memory Types".
-    if pat in (MemoryType.WC, MemoryType.UC):
-        return pat
-    if pat is MemoryType.WB:
-        return mtrr
-    if pat is MemoryType.UC_MINUS:
-        return MemoryType.WC if mtrr is MemoryType.WC else MemoryType.UC
-    if mtrr is MemoryType.WB or mtrr is pat:
-        return pat
-    if pat is MemoryType.WT and mtrr is MemoryType.WP:
-        return MemoryType.WP
-    return MemoryType.UC
+def _table() -> dict[tuple[MemoryType, MemoryType], MemoryType]:
+    uc, wc, wt, wp, wb = map(MemoryType, (0, 1, 4, 5, 6))
+    pat_types = (uc, MemoryType.UC_MINUS, wc, wt, wb, wp)
+    rows = {
+        uc: (uc, uc, wc, uc, uc, uc),
+        wc: (uc, wc, wc, uc, wc, uc),
+        wt: (uc, uc, wc, wt, wt, wp),
+        wb: (uc, uc, wc, wt, wb, wp),
+        wp: (uc, wc, wc, wt, wp, wp),
+    }
+    return {
+        (mtrr, pat): effective
+        for mtrr, row in rows.items()
+        for pat, effective in zip(pat_types, row, strict=True)
+    }
+
+
+# SDM 3A, "Effective Page-Level Memory Types for Pentium III and More Recent Processor
+# Families", by (MTRR or EPT type, PAT type).
+EFFECTIVE_TYPE = _table()

@@ -1,0 +1,67 @@
+"""The local APIC: register offsets in its page, and the bits of the interrupt command register."""
+
+from __future__ import annotations
+
+BASE = 0xFEE00000
+SIZE = 0x1000
+
+ID = 0x020
+VERSION = 0x030
+TPR = 0x080
+APR = 0x090
+PPR = 0x0A0
+EOI = 0x0B0
+RRD = 0x0C0
+LDR = 0x0D0
+DFR = 0x0E0
+SPURIOUS = 0x0F0
+ISR = 0x100  # eight registers, 0x10 apart; so TMR and IRR
+TMR = 0x180
+IRR = 0x200
+ESR = 0x280
+LVT_CMCI = 0x2F0
+ICR_LOW = 0x300
+ICR_HIGH = 0x310
+LVT_TIMER = 0x320
+LVT_THERMAL = 0x330
+LVT_PERFORMANCE = 0x340
+LVT_LINT0 = 0x350
+LVT_LINT1 = 0x360
+LVT_ERROR = 0x370
+TIMER_INITIAL = 0x380
+TIMER_CURRENT = 0x390
+TIMER_DIVIDE = 0x3E0
+SELF_IPI = 0x3F0  # x2APIC only
+
+SPURIOUS_ENABLE = 1 << 8
+LVT_DELIVERY_SHIFT = 8
+LVT_PENDING = 1 << 12
+LVT_ACTIVE_LOW = 1 << 13
+LVT_REMOTE_IRR = 1 << 14
+LVT_LEVEL = 1 << 15
+LVT_MASKED = 1 << 16
+TIMER_PERIODIC = 1 << 17
+TIMER_TSC_DEADLINE = 2 << 17
+
+DELIVERY_FIXED = 0
+DELIVERY_LOWEST = 1
+DELIVERY_SMI = 2
+DELIVERY_NMI = 4
+DELIVERY_INIT = 5
+DELIVERY_SIPI = 6
+DELIVERY_EXTINT = 7
+
+ICR_LOGICAL = 1 << 11
+ICR_PENDING = 1 << 12
+ICR_ASSERT = 1 << 14
+ICR_LEVEL = 1 << 15
+ICR_SHORTHAND_SHIFT = 18
+SHORTHAND_NONE = 0
+SHORTHAND_SELF = 1
+SHORTHAND_ALL = 2
+SHORTHAND_OTHERS = 3
+
+
+def x2apic_msr(offset: int) -> int:
+    """The MSR of a register in x2APIC mode."""
+    return 0x800 + (offset >> 4)

@@ -1,0 +1,290 @@
+"""The fields of the VMCS by their encodings, and what an encoding says about its field.
+
+Names are those of Linux's vmx.h, and Bochs's where Linux has none. Where the processor keeps
+the fields is its own business.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Width(IntEnum):
+    """Bits 14:13 of an encoding."""
+
+    WORD = 0
+    QUAD = 1
+    DOUBLE = 2
+    NATURAL = 3
+
+    @property
+    def bits(self) -> int:
+        return (16, 64, 32, 64)[self]
+
+
+class Type(IntEnum):
+    """Bits 11:10 of an encoding."""
+
+    CONTROL = 0
+    EXIT_INFORMATION = 1  # read-only unless IA32_VMX_MISC[29]
+    GUEST = 2
+    HOST = 3
+
+
+class Field(IntEnum):
+    """SDM 3D, "Field Encoding in VMCS"; a 64-bit field's upper half is its encoding + 1."""
+
+    # 16 bits, control
+    VIRTUAL_PROCESSOR_ID = 0x0000
+    POSTED_INTR_NV = 0x0002
+    CONTROL_EPTP_INDEX = 0x0004
+    CONTROL_HLAT_PREFIX = 0x0006
+    LAST_PID_POINTER_INDEX = 0x0008
+    CONTROL_VIRTUAL_TIMER_VECTOR = 0x000A
+    # 16 bits, guest state
+    GUEST_ES_SELECTOR = 0x0800
+    GUEST_CS_SELECTOR = 0x0802
+    GUEST_SS_SELECTOR = 0x0804
+    GUEST_DS_SELECTOR = 0x0806
+    GUEST_FS_SELECTOR = 0x0808
+    GUEST_GS_SELECTOR = 0x080A
+    GUEST_LDTR_SELECTOR = 0x080C
+    GUEST_TR_SELECTOR = 0x080E
+    GUEST_INTR_STATUS = 0x0810
+    GUEST_PML_INDEX = 0x0812
+    GUEST_UINV = 0x0814
+    # 16 bits, host state
+    HOST_ES_SELECTOR = 0x0C00
+    HOST_CS_SELECTOR = 0x0C02
+    HOST_SS_SELECTOR = 0x0C04
+    HOST_DS_SELECTOR = 0x0C06
+    HOST_FS_SELECTOR = 0x0C08
+    HOST_GS_SELECTOR = 0x0C0A
+    HOST_TR_SELECTOR = 0x0C0C
+    # 64 bits, control
+    IO_BITMAP_A = 0x2000
+    IO_BITMAP_B = 0x2002
+    MSR_BITMAP = 0x2004
+    VM_EXIT_MSR_STORE_ADDR = 0x2006
+    VM_EXIT_MSR_LOAD_ADDR = 0x2008
+    VM_ENTRY_MSR_LOAD_ADDR = 0x200A
+    CONTROL_EXECUTIVE_VMCS_PTR = 0x200C
+    PML_ADDRESS = 0x200E
+    TSC_OFFSET = 0x2010
+    VIRTUAL_APIC_PAGE_ADDR = 0x2012
+    APIC_ACCESS_ADDR = 0x2014
+    POSTED_INTR_DESC_ADDR = 0x2016
+    VM_FUNCTION_CONTROL = 0x2018
+    EPT_POINTER = 0x201A
+    EOI_EXIT_BITMAP0 = 0x201C
+    EOI_EXIT_BITMAP1 = 0x201E
+    EOI_EXIT_BITMAP2 = 0x2020
+    EOI_EXIT_BITMAP3 = 0x2022
+    EPTP_LIST_ADDRESS = 0x2024
+    VMREAD_BITMAP = 0x2026
+    VMWRITE_BITMAP = 0x2028
+    VE_INFORMATION_ADDRESS = 0x202A
+    XSS_EXIT_BITMAP = 0x202C
+    ENCLS_EXITING_BITMAP = 0x202E
+    CONTROL_SPPTP = 0x2030
+    TSC_MULTIPLIER = 0x2032
+    TERTIARY_VM_EXEC_CONTROL = 0x2034
+    CONTROL_ENCLV_EXITING_BITMAP = 0x2036
+    CONTROL_LO_PASID_DIRECTORY_ADDR = 0x2038
+    CONTROL_HI_PASID_DIRECTORY_ADDR = 0x203A
+    SHARED_EPT_POINTER = 0x203C
+    CONTROL_PCONFIG_EXITING_BITMAP = 0x203E
+    CONTROL_HLAT_POINTER = 0x2040
+    PID_POINTER_TABLE = 0x2042
+    CONTROL_SECONDARY_VMEXIT_CONTROLS = 0x2044
+    CONTROL_IA32_SPEC_CTRL_MASK = 0x204A
+    CONTROL_IA32_SPEC_CTRL_SHADOW = 0x204C
+    CONTROL_GUEST_DEADLINE_SHADOW = 0x204E
+    CONTROL_INJECTED_EVENT_DATA = 0x2052
+    # 64 bits, exit information
+    GUEST_PHYSICAL_ADDRESS = 0x2400
+    MSR_DATA = 0x2402
+    ORIGINAL_EVENT_DATA = 0x2404
+    # 64 bits, guest state
+    VMCS_LINK_POINTER = 0x2800
+    GUEST_IA32_DEBUGCTL = 0x2802
+    GUEST_IA32_PAT = 0x2804
+    GUEST_IA32_EFER = 0x2806
+    GUEST_IA32_PERF_GLOBAL_CTRL = 0x2808
+    GUEST_PDPTR0 = 0x280A
+    GUEST_PDPTR1 = 0x280C
+    GUEST_PDPTR2 = 0x280E
+    GUEST_PDPTR3 = 0x2810
+    GUEST_BNDCFGS = 0x2812
+    GUEST_IA32_RTIT_CTL = 0x2814
+    GUEST_IA32_PKRS = 0x2818
+    GUEST_IA32_FRED_CONFIG = 0x281A
+    GUEST_IA32_FRED_RSP1 = 0x281C
+    GUEST_IA32_FRED_RSP2 = 0x281E
+    GUEST_IA32_FRED_RSP3 = 0x2820
+    GUEST_IA32_FRED_STACK_LEVELS = 0x2822
+    GUEST_IA32_FRED_SSP1 = 0x2824
+    GUEST_IA32_FRED_SSP2 = 0x2826
+    GUEST_IA32_FRED_SSP3 = 0x2828
+    GUEST_IA32_SPEC_CTRL = 0x282E
+    GUEST_DEADLINE = 0x2830
+    # 64 bits, host state
+    HOST_IA32_PAT = 0x2C00
+    HOST_IA32_EFER = 0x2C02
+    HOST_IA32_PERF_GLOBAL_CTRL = 0x2C04
+    HOST_IA32_PKRS = 0x2C06
+    HOST_IA32_FRED_CONFIG = 0x2C08
+    HOST_IA32_FRED_RSP1 = 0x2C0A
+    HOST_IA32_FRED_RSP2 = 0x2C0C
+    HOST_IA32_FRED_RSP3 = 0x2C0E
+    HOST_IA32_FRED_STACK_LEVELS = 0x2C10
+    HOST_IA32_FRED_SSP1 = 0x2C12
+    HOST_IA32_FRED_SSP2 = 0x2C14
+    HOST_IA32_FRED_SSP3 = 0x2C16
+    HOST_IA32_SPEC_CTRL = 0x2C1A
+    # 32 bits, control
+    PIN_BASED_VM_EXEC_CONTROL = 0x4000
+    CPU_BASED_VM_EXEC_CONTROL = 0x4002
+    EXCEPTION_BITMAP = 0x4004
+    PAGE_FAULT_ERROR_CODE_MASK = 0x4006
+    PAGE_FAULT_ERROR_CODE_MATCH = 0x4008
+    CR3_TARGET_COUNT = 0x400A
+    VM_EXIT_CONTROLS = 0x400C
+    VM_EXIT_MSR_STORE_COUNT = 0x400E
+    VM_EXIT_MSR_LOAD_COUNT = 0x4010
+    VM_ENTRY_CONTROLS = 0x4012
+    VM_ENTRY_MSR_LOAD_COUNT = 0x4014
+    VM_ENTRY_INTR_INFO_FIELD = 0x4016
+    VM_ENTRY_EXCEPTION_ERROR_CODE = 0x4018
+    VM_ENTRY_INSTRUCTION_LEN = 0x401A
+    TPR_THRESHOLD = 0x401C
+    SECONDARY_VM_EXEC_CONTROL = 0x401E
+    PLE_GAP = 0x4020
+    PLE_WINDOW = 0x4022
+    NOTIFY_WINDOW = 0x4024
+    CONTROL_SEAM_GUEST_KEYID = 0x4026
+    # 32 bits, exit information
+    VM_INSTRUCTION_ERROR = 0x4400
+    VM_EXIT_REASON = 0x4402
+    VM_EXIT_INTR_INFO = 0x4404
+    VM_EXIT_INTR_ERROR_CODE = 0x4406
+    IDT_VECTORING_INFO_FIELD = 0x4408
+    IDT_VECTORING_ERROR_CODE = 0x440A
+    VM_EXIT_INSTRUCTION_LEN = 0x440C
+    VMX_INSTRUCTION_INFO = 0x440E
+    # 32 bits, guest state
+    GUEST_ES_LIMIT = 0x4800
+    GUEST_CS_LIMIT = 0x4802
+    GUEST_SS_LIMIT = 0x4804
+    GUEST_DS_LIMIT = 0x4806
+    GUEST_FS_LIMIT = 0x4808
+    GUEST_GS_LIMIT = 0x480A
+    GUEST_LDTR_LIMIT = 0x480C
+    GUEST_TR_LIMIT = 0x480E
+    GUEST_GDTR_LIMIT = 0x4810
+    GUEST_IDTR_LIMIT = 0x4812
+    GUEST_ES_AR_BYTES = 0x4814
+    GUEST_CS_AR_BYTES = 0x4816
+    GUEST_SS_AR_BYTES = 0x4818
+    GUEST_DS_AR_BYTES = 0x481A
+    GUEST_FS_AR_BYTES = 0x481C
+    GUEST_GS_AR_BYTES = 0x481E
+    GUEST_LDTR_AR_BYTES = 0x4820
+    GUEST_TR_AR_BYTES = 0x4822
+    GUEST_INTERRUPTIBILITY_INFO = 0x4824
+    GUEST_ACTIVITY_STATE = 0x4826
+    GUEST_SMBASE = 0x4828
+    GUEST_SYSENTER_CS = 0x482A
+    VMX_PREEMPTION_TIMER_VALUE = 0x482E
+    # 32 bits, host state
+    HOST_IA32_SYSENTER_CS = 0x4C00
+    # natural width, control
+    CR0_GUEST_HOST_MASK = 0x6000
+    CR4_GUEST_HOST_MASK = 0x6002
+    CR0_READ_SHADOW = 0x6004
+    CR4_READ_SHADOW = 0x6006
+    CR3_TARGET_VALUE0 = 0x6008
+    CR3_TARGET_VALUE1 = 0x600A
+    CR3_TARGET_VALUE2 = 0x600C
+    CR3_TARGET_VALUE3 = 0x600E
+    # natural width, exit information
+    EXIT_QUALIFICATION = 0x6400
+    IO_RCX = 0x6402
+    IO_RSI = 0x6404
+    IO_RDI = 0x6406
+    IO_RIP = 0x6408
+    GUEST_LINEAR_ADDRESS = 0x640A
+    # natural width, guest state
+    GUEST_CR0 = 0x6800
+    GUEST_CR3 = 0x6802
+    GUEST_CR4 = 0x6804
+    GUEST_ES_BASE = 0x6806
+    GUEST_CS_BASE = 0x6808
+    GUEST_SS_BASE = 0x680A
+    GUEST_DS_BASE = 0x680C
+    GUEST_FS_BASE = 0x680E
+    GUEST_GS_BASE = 0x6810
+    GUEST_LDTR_BASE = 0x6812
+    GUEST_TR_BASE = 0x6814
+    GUEST_GDTR_BASE = 0x6816
+    GUEST_IDTR_BASE = 0x6818
+    GUEST_DR7 = 0x681A
+    GUEST_RSP = 0x681C
+    GUEST_RIP = 0x681E
+    GUEST_RFLAGS = 0x6820
+    GUEST_PENDING_DBG_EXCEPTIONS = 0x6822
+    GUEST_SYSENTER_ESP = 0x6824
+    GUEST_SYSENTER_EIP = 0x6826
+    GUEST_IA32_S_CET = 0x6828
+    GUEST_SSP = 0x682A
+    GUEST_INTERRUPT_SSP_TABLE_ADDR = 0x682C
+    # natural width, host state
+    HOST_CR0 = 0x6C00
+    HOST_CR3 = 0x6C02
+    HOST_CR4 = 0x6C04
+    HOST_FS_BASE = 0x6C06
+    HOST_GS_BASE = 0x6C08
+    HOST_TR_BASE = 0x6C0A
+    HOST_GDTR_BASE = 0x6C0C
+    HOST_IDTR_BASE = 0x6C0E
+    HOST_IA32_SYSENTER_ESP = 0x6C10
+    HOST_IA32_SYSENTER_EIP = 0x6C12
+    HOST_RSP = 0x6C14
+    HOST_RIP = 0x6C16
+    HOST_IA32_S_CET = 0x6C18
+    HOST_SSP = 0x6C1A
+    HOST_INTERRUPT_SSP_TABLE_ADDR = 0x6C1C
+
+
+HIGH = 1  # access type of the upper half of a 64-bit field
+
+
+def width_of(encoding: int) -> Width:
+    return Width(encoding >> 13 & 3)
+
+
+def type_of(encoding: int) -> Type:
+    return Type(encoding >> 10 & 3)
+
+
+def index_of(encoding: int) -> int:
+    return encoding >> 1 & 0x1FF
+
+
+def is_high(encoding: int) -> bool:
+    """Whether the encoding names the upper half of a 64-bit field."""
+    return bool(encoding & HIGH)
+
+
+def field_of(encoding: int) -> Field | None:
+    """The field that VMREAD or VMWRITE means; None for an encoding that no field has."""
+    if is_high(encoding) and width_of(encoding) is not Width.QUAD:
+        return None
+    try:
+        return Field(encoding & ~HIGH)
+    except ValueError:
+        return None
+
+
+MASKS = {field: (1 << width_of(field).bits) - 1 for field in Field}
+HIGHEST_INDEX = max(index_of(field) for field in Field)  # for IA32_VMX_VMCS_ENUM[9:1]
