@@ -4,7 +4,6 @@ from trapline.kvm import abi, exits
 from trapline.kvm.api import Kvm, RegisterView, Vcpu, Vm
 from trapline.kvm.factory import open_kvm
 from trapline.kvm.structures import (
-    CpuidEntry,
     DebugRegs,
     Dtable,
     Fpu,
@@ -16,7 +15,6 @@ from trapline.kvm.structures import (
 )
 
 __all__ = [
-    "CpuidEntry",
     "DebugRegs",
     "Dtable",
     "Fpu",

@@ -9,16 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from trapline.arch.cpuid import CpuidEntry
 from trapline.kvm.exits import Exit
-from trapline.kvm.structures import (
-    CpuidEntry,
-    DebugRegs,
-    Fpu,
-    Regs,
-    Sregs,
-    Translation,
-    VcpuEvents,
-)
+from trapline.kvm.structures import DebugRegs, Fpu, Regs, Sregs, Translation, VcpuEvents
 
 
 class RegisterView(Protocol):

@@ -6,8 +6,11 @@ Nothing here says what a field does.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
+
+from trapline.arch.cpuid import CpuidEntry
 
 Data = bytes | bytearray | memoryview
 
@@ -265,28 +268,21 @@ def _wide(data: bytes, size: int) -> list[int]:
     return [int.from_bytes(data[i : i + size], "little") for i in range(0, len(data), 16)]
 
 
-@dataclass(slots=True)
-class CpuidEntry:
-    """struct kvm_cpuid_entry2."""
+CPUID_ENTRY: Final = struct.Struct("<7I12x")  # struct kvm_cpuid_entry2
 
-    layout: ClassVar[struct.Struct] = struct.Struct("<7I12x")
 
-    function: int
-    index: int = 0
-    flags: int = 0
-    eax: int = 0
-    ebx: int = 0
-    ecx: int = 0
-    edx: int = 0
-
-    def pack(self) -> bytes:
-        return self.layout.pack(
-            self.function, self.index, self.flags, self.eax, self.ebx, self.ecx, self.edx
+def pack_cpuid(entries: Iterable[CpuidEntry]) -> bytes:
+    """The entries of a struct kvm_cpuid2."""
+    return b"".join(
+        CPUID_ENTRY.pack(
+            entry.function, entry.index, entry.flags, entry.eax, entry.ebx, entry.ecx, entry.edx
         )
+        for entry in entries
+    )
 
-    @classmethod
-    def unpack(cls, data: Data) -> Self:
-        return cls(*cls.layout.unpack(data))
+
+def unpack_cpuid(data: Data) -> list[CpuidEntry]:
+    return [CpuidEntry(*words) for words in CPUID_ENTRY.iter_unpack(data)]
 
 
 @dataclass(slots=True)

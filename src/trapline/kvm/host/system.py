@@ -10,9 +10,10 @@ import fcntl
 import os
 import struct
 
+from trapline.arch.cpuid import CpuidEntry
 from trapline.kvm import abi
 from trapline.kvm.host.vcpu import HostVcpu
-from trapline.kvm.structures import CpuidEntry
+from trapline.kvm.structures import CPUID_ENTRY, unpack_cpuid
 
 _MAX_CPUID_ENTRIES = 256
 
@@ -34,12 +35,12 @@ class HostKvm:
         return fcntl.ioctl(self._fd, abi.CHECK_EXTENSION, capability)
 
     def get_supported_cpuid(self) -> list[CpuidEntry]:
-        size = CpuidEntry.layout.size
+        size = CPUID_ENTRY.size
         buffer = bytearray(8 + size * _MAX_CPUID_ENTRIES)
         struct.pack_into("<I", buffer, 0, _MAX_CPUID_ENTRIES)
         fcntl.ioctl(self._fd, abi.GET_SUPPORTED_CPUID, buffer, True)
         (count,) = struct.unpack_from("<I", buffer)
-        return [CpuidEntry.unpack(buffer[8 + size * i : 8 + size * (i + 1)]) for i in range(count)]
+        return unpack_cpuid(buffer[8 : 8 + size * count])
 
     def get_msr_index_list(self) -> list[int]:
         buffer = bytearray(4 + 4 * 1024)

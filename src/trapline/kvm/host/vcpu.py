@@ -14,16 +14,19 @@ import struct
 import threading
 from collections.abc import Iterable, Mapping
 
+from trapline.arch.cpuid import CpuidEntry
 from trapline.kvm import abi, exits
 from trapline.kvm.host.run_area import REGS_OFFSET, SREGS_OFFSET, RunArea
 from trapline.kvm.structures import (
-    CpuidEntry,
+    CPUID_ENTRY,
     DebugRegs,
     Fpu,
     Regs,
     Sregs,
     Translation,
     VcpuEvents,
+    pack_cpuid,
+    unpack_cpuid,
 )
 
 KICK_SIGNAL = signal.SIGRTMIN + 1
@@ -183,16 +186,16 @@ class HostVcpu:
         return done
 
     def set_cpuid2(self, entries: Iterable[CpuidEntry]) -> None:
-        rows = [entry.pack() for entry in entries]
-        buffer = bytearray(struct.pack("<II", len(rows), 0) + b"".join(rows))
+        rows = pack_cpuid(entries)
+        buffer = bytearray(struct.pack("<II", len(rows) // CPUID_ENTRY.size, 0) + rows)
         fcntl.ioctl(self._fd, abi.SET_CPUID2, buffer, True)
 
     def get_cpuid2(self) -> list[CpuidEntry]:
-        size = CpuidEntry.layout.size
+        size = CPUID_ENTRY.size
         buffer = bytearray(struct.pack("<II", 256, 0) + bytes(256 * size))
         fcntl.ioctl(self._fd, abi.GET_CPUID2, buffer, True)
         (count,) = struct.unpack_from("<I", buffer)
-        return [CpuidEntry.unpack(buffer[8 + size * i :][:size]) for i in range(count)]
+        return unpack_cpuid(buffer[8 : 8 + size * count])
 
     def get_debugregs(self) -> DebugRegs:
         return DebugRegs.unpack(self._read(abi.GET_DEBUGREGS, DebugRegs.layout.size))
