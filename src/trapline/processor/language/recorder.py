@@ -90,7 +90,7 @@ class Operand:
             self.set(change(before))
             return before
         before = self._cpu.temp(self.width)
-        locked = self._cpu.form.lock
+        locked = self._cpu.locked
         self._cpu.effects.append(Update(before, self.place, change(before), locked))
         return before
 
@@ -168,8 +168,9 @@ class FlagFile:
 class Cpu:
     """The recorder.  `form` says what is being recorded, `effects` is the recording."""
 
-    def __init__(self, form: FormFacts) -> None:
+    def __init__(self, form: FormFacts, locked: bool) -> None:
         self.form = form
+        self.locked = locked
         self.effects: list[Effect] = []
         self.flags = FlagFile(self)
         self._temps = 0

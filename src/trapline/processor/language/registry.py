@@ -43,7 +43,7 @@ def instruction(
 def record(form: FormFacts) -> list[Effect]:
     """The effects of one instruction in one form."""
     entry = INSTRUCTIONS[form.name]
-    cpu = Cpu(form)
+    cpu = Cpu(form, form.lock or entry.lock == "always")
     operands = []
     for index, kind in enumerate(form.operands):
         if kind.kind == "mem":
