@@ -46,8 +46,8 @@ class RunArea:
     """The mapped kvm_run of one vCPU; also its register view."""
 
     def __init__(self, fd: int, size: int, sync: int) -> None:
-        self._mapping = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self.bytes = memoryview(self._mapping)
+        mapping = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self.bytes = memoryview(mapping)  # unmapped with the last exit that shows a part of it
         self.words = self.bytes[:2352].cast("Q")
         self.words[_VALID_REGS] = sync
 
@@ -80,11 +80,6 @@ class RunArea:
     @dirty.setter
     def dirty(self, parts: int) -> None:
         self.words[_DIRTY_REGS] = parts
-
-    def close(self) -> None:
-        self.words.release()
-        self.bytes.release()
-        self._mapping.close()
 
     def exit(self) -> exits.Exit:
         """What the last KVM_RUN ended with."""

@@ -5,6 +5,7 @@ Nothing here knows what a vCPU does; see `vcpu`.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -16,6 +17,7 @@ from trapline.kvm.host.vcpu import HostVcpu
 from trapline.kvm.structures import CPUID_ENTRY, unpack_cpuid
 
 _MAX_CPUID_ENTRIES = 256
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class HostKvm:
@@ -80,7 +82,9 @@ class HostVm:
         fcntl.ioctl(self._fd, abi.SET_USER_MEMORY_REGION, region)
 
     def set_tss_addr(self, guest_physical: int) -> None:
-        fcntl.ioctl(self._fd, abi.SET_TSS_ADDR, guest_physical)
+        # fcntl takes a C int only, and the usual place lies above 2 GiB.
+        if _libc.ioctl(self._fd, abi.SET_TSS_ADDR, ctypes.c_ulong(guest_physical)) < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def set_identity_map_addr(self, guest_physical: int) -> None:
         fcntl.ioctl(self._fd, abi.SET_IDENTITY_MAP_ADDR, struct.pack("<Q", guest_physical))

@@ -145,26 +145,31 @@ class HostVcpu:
         area.dirty = 0
 
     def get_regs(self) -> Regs:
-        self._flush()
         return Regs.unpack(self._read(abi.GET_REGS, 144))
 
     def set_regs(self, regs: Regs) -> None:
-        self._flush()
-        fcntl.ioctl(self._fd, abi.SET_REGS, regs.pack())
+        self._ioctl(abi.SET_REGS, regs.pack())
         self._refresh()
 
     def get_sregs(self) -> Sregs:
-        self._flush()
         return Sregs.unpack(self._read(abi.GET_SREGS, 312))
 
     def set_sregs(self, sregs: Sregs) -> None:
-        self._flush()
-        fcntl.ioctl(self._fd, abi.SET_SREGS, sregs.pack())
+        self._ioctl(abi.SET_SREGS, sregs.pack())
         self._refresh()
+
+    def _ioctl(self, request: int, argument: bytearray | bytes | int = 0) -> int:
+        """Registers written through the view first: KVM_SET_REGS drops a pending exception."""
+        self._flush()
+        if isinstance(argument, int):
+            return fcntl.ioctl(self._fd, request, argument)
+        buffer = argument if isinstance(argument, bytearray) else bytearray(argument)
+        done: int = fcntl.ioctl(self._fd, request, buffer, True)
+        return done
 
     def _read(self, request: int, size: int) -> bytes:
         buffer = bytearray(size)
-        fcntl.ioctl(self._fd, request, buffer, True)
+        self._ioctl(request, buffer)
         return bytes(buffer)
 
     # -- the rest, ioctl by ioctl -----------------------------------------------------------------
@@ -174,26 +179,25 @@ class HostVcpu:
         buffer = bytearray(struct.pack("<II", len(wanted), 0))
         for index in wanted:
             buffer += struct.pack("<IIQ", index, 0, 0)
-        done = fcntl.ioctl(self._fd, abi.GET_MSRS, buffer, True)
+        done = self._ioctl(abi.GET_MSRS, buffer)
         return dict(struct.iter_unpack("<I4xQ", bytes(buffer[8 : 8 + 16 * done])))
 
     def set_msrs(self, msrs: Mapping[int, int]) -> int:
-        self._flush()
         rows = b"".join(struct.pack("<IIQ", index, 0, word) for index, word in msrs.items())
         buffer = bytearray(struct.pack("<II", len(msrs), 0) + rows)
-        done: int = fcntl.ioctl(self._fd, abi.SET_MSRS, buffer, True)
+        done = self._ioctl(abi.SET_MSRS, buffer)
         self._refresh()  # FS_BASE, GS_BASE and EFER are in the synced area too
         return done
 
     def set_cpuid2(self, entries: Iterable[CpuidEntry]) -> None:
         rows = pack_cpuid(entries)
         buffer = bytearray(struct.pack("<II", len(rows) // CPUID_ENTRY.size, 0) + rows)
-        fcntl.ioctl(self._fd, abi.SET_CPUID2, buffer, True)
+        self._ioctl(abi.SET_CPUID2, buffer)
 
     def get_cpuid2(self) -> list[CpuidEntry]:
         size = CPUID_ENTRY.size
         buffer = bytearray(struct.pack("<II", 256, 0) + bytes(256 * size))
-        fcntl.ioctl(self._fd, abi.GET_CPUID2, buffer, True)
+        self._ioctl(abi.GET_CPUID2, buffer)
         (count,) = struct.unpack_from("<I", buffer)
         return unpack_cpuid(buffer[8 : 8 + size * count])
 
@@ -201,31 +205,30 @@ class HostVcpu:
         return DebugRegs.unpack(self._read(abi.GET_DEBUGREGS, DebugRegs.layout.size))
 
     def set_debugregs(self, debugregs: DebugRegs) -> None:
-        fcntl.ioctl(self._fd, abi.SET_DEBUGREGS, debugregs.pack())
+        self._ioctl(abi.SET_DEBUGREGS, debugregs.pack())
 
     def get_vcpu_events(self) -> VcpuEvents:
         return VcpuEvents.unpack(self._read(abi.GET_VCPU_EVENTS, VcpuEvents.layout.size))
 
     def set_vcpu_events(self, events: VcpuEvents) -> None:
-        fcntl.ioctl(self._fd, abi.SET_VCPU_EVENTS, events.pack())
+        self._ioctl(abi.SET_VCPU_EVENTS, events.pack())
 
     def set_guest_debug(self, control: int, debugreg: Mapping[int, int] | None = None) -> None:
-        self._flush()
         registers = [(debugreg or {}).get(i, 0) for i in range(8)]
-        fcntl.ioctl(self._fd, abi.SET_GUEST_DEBUG, struct.pack("<II8Q", control, 0, *registers))
+        self._ioctl(abi.SET_GUEST_DEBUG, struct.pack("<II8Q", control, 0, *registers))
         self._refresh()  # KVM keeps TF for single step in RFLAGS
 
     def get_fpu(self) -> Fpu:
         return Fpu.unpack(self._read(abi.GET_FPU, Fpu.layout.size))
 
     def set_fpu(self, fpu: Fpu) -> None:
-        fcntl.ioctl(self._fd, abi.SET_FPU, fpu.pack())
+        self._ioctl(abi.SET_FPU, fpu.pack())
 
     def get_xsave(self) -> bytes:
         return self._read(abi.GET_XSAVE, 4096)
 
     def set_xsave(self, area: bytes) -> None:
-        fcntl.ioctl(self._fd, abi.SET_XSAVE, bytearray(area), True)
+        self._ioctl(abi.SET_XSAVE, bytearray(area))
 
     def get_xcrs(self) -> dict[int, int]:
         data = self._read(abi.GET_XCRS, 392)
@@ -235,28 +238,26 @@ class HostVcpu:
     def set_xcrs(self, xcrs: Mapping[int, int]) -> None:
         rows = b"".join(struct.pack("<IIQ", index, 0, word) for index, word in xcrs.items())
         area = struct.pack("<II", len(xcrs), 0) + rows
-        fcntl.ioctl(self._fd, abi.SET_XCRS, area.ljust(392, b"\0"))
+        self._ioctl(abi.SET_XCRS, area.ljust(392, b"\0"))
 
     def get_mp_state(self) -> int:
         (state,) = struct.unpack("<I", self._read(abi.GET_MP_STATE, 4))
         return int(state)
 
     def set_mp_state(self, mp_state: int) -> None:
-        fcntl.ioctl(self._fd, abi.SET_MP_STATE, struct.pack("<I", mp_state))
+        self._ioctl(abi.SET_MP_STATE, struct.pack("<I", mp_state))
 
     def translate(self, linear: int) -> Translation:
-        self._flush()
         buffer = bytearray(struct.pack("<QQ3B5x", linear, 0, 0, 0, 0))
-        fcntl.ioctl(self._fd, abi.TRANSLATE, buffer, True)
+        self._ioctl(abi.TRANSLATE, buffer)
         _, physical, valid, writeable, usermode = struct.unpack("<QQ3B5x", buffer)
         return Translation(linear, physical, bool(valid), bool(writeable), bool(usermode))
 
     def interrupt(self, vector: int) -> None:
-        fcntl.ioctl(self._fd, abi.INTERRUPT, struct.pack("<I", vector))
+        self._ioctl(abi.INTERRUPT, struct.pack("<I", vector))
 
     def nmi(self) -> None:
-        fcntl.ioctl(self._fd, abi.NMI, 0)
+        self._ioctl(abi.NMI, 0)
 
     def close(self) -> None:
-        self._area.close()
         os.close(self._fd)
