@@ -51,7 +51,8 @@ class Source:
             return self._build(self.random.choice((0, 0, 1, 2)))
         if choice < 0.5:
             return self._build(self.form.top - self.random.randint(0, 2))
-        return self._build(self.form.bias + self.random.randint(-70, 70))
+        reach = min(70, self.form.bias)
+        return self._build(self.form.bias + self.random.randint(-reach, reach))
 
     def pair(self) -> tuple[int, int]:
         """Two operands, often with exponents that make the operation's edges likely."""
@@ -65,7 +66,9 @@ class Source:
         if choice == 0:
             exponent += near
         elif choice == 1:
-            exponent = 3 * form.bias - form.bias - exponent + near  # quotient or product overflows
+            exponent = (
+                2 * form.bias + form.bias - exponent + near
+            )  # product near the largest numbers
         elif choice == 2:
             exponent = form.bias - exponent + near  # product near the smallest numbers
         else:
@@ -79,7 +82,9 @@ class Source:
             # One in thirty breaks the rule of the integer bit.
             proper = (exponent > 0) ^ (self.random.random() < 0.03)
             significand |= form.one if proper else 0
-        return self.random.getrandbits(1) << form.sign_shift | exponent << form.fraction | significand
+        return (
+            self.random.getrandbits(1) << form.sign_shift | exponent << form.fraction | significand
+        )
 
     def _significand(self) -> int:
         """The bits below the integer bit: random, few, or a long run of equal bits."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import pytest
-from iced_x86 import Code, Instruction, Register
+from iced_x86 import Code, Register
 
-from tests.processor.softfloat.host import SseRecord, assemble, run_sse
+from tests.processor.softfloat.host import SseRecord, run_sse
+from tests.processor.softfloat.mxcsr import describe, random_mxcsr, registers, soft
 from tests.processor.softfloat.patterns import Source, count
 from trapline.processor.softfloat import F32, F64, Context, Format, add, div, fma, mul, sqrt, sub
 
@@ -25,30 +27,14 @@ BINARY = {
 }
 
 
-def random_mxcsr(source: Source, masked: bool) -> int:
-    """Any rounding, DAZ and FTZ; all exceptions masked, or any mask."""
-    mxcsr = source.random.getrandbits(2) << 13 | source.random.choice((0, 0, 0x40, 0x8000, 0x8040))
-    return mxcsr | (0x1F80 if masked else source.random.getrandbits(6) << 7)
-
-
-def soft(mxcsr: int, operation: Callable[[Context], int]) -> tuple[int | None, int, bool]:
-    """(result or None, new flags, faulted) as the instruction's caller makes of it."""
-    context = Context.from_mxcsr(mxcsr)
-    result = operation(context)
-    unmasked = context.settle()
-    return (None if unmasked else result), context.flags, unmasked != 0
-
-
-def describe(form: Format, record: SseRecord) -> str:
-    return f"a={record.a:#x} b={record.b:#x} c={record.c:#x} mxcsr={record.mxcsr:#x} {form}"
-
-
-def compare_binary(form: Format, operation: Operation, code: bytes, records: list[SseRecord]) -> None:
+def compare_binary(
+    form: Format, operation: Operation, code: bytes, records: list[SseRecord]
+) -> None:
     mask = (1 << form.width) - 1
     for record, host in zip(records, run_sse(code, records), strict=True):
         expected = None if host.faulted else host.xmm0 & mask
         got = soft(record.mxcsr, lambda context, r=record: operation(form, r.a, r.b, context))
-        assert got == (expected, host.mxcsr & 0x3F, host.faulted), describe(form, record)
+        assert got == (expected, host.mxcsr & 0x3F, host.faulted), describe(record)
 
 
 @pytest.mark.parametrize("name", BINARY)
@@ -60,19 +46,16 @@ def test_binary_operation_matches_the_host(name: str, masked: bool) -> None:
     for _ in range(count(6000 if masked else 2000)):
         a, b = source.pair()
         records.append(SseRecord(a, b, random_mxcsr(source, masked)))
-    instruction = Instruction.create_reg_reg(code, Register.XMM0, Register.XMM1)
-    compare_binary(form, operation, assemble(instruction), records)
+    compare_binary(form, operation, registers(code), records)
 
 
 @pytest.mark.parametrize("name", BINARY)
 def test_every_pair_of_special_operands(name: str) -> None:
     form, operation, code = BINARY[name]
     source = Source(form)
-    records = [
-        SseRecord(a, b, random_mxcsr(source, True)) for a in source.specials for b in source.specials
-    ]
-    instruction = Instruction.create_reg_reg(code, Register.XMM0, Register.XMM1)
-    compare_binary(form, operation, assemble(instruction), records)
+    pairs = product(source.specials, repeat=2)
+    records = [SseRecord(a, b, random_mxcsr(source, True)) for a, b in pairs]
+    compare_binary(form, operation, registers(code), records)
 
 
 @pytest.mark.parametrize("form", [F32, F64], ids=str)
@@ -81,10 +64,7 @@ def test_square_root_matches_the_host(form: Format) -> None:
     source = Source(form)
     operands = source.specials + [source.one() for _ in range(count(6000))]
     records = [SseRecord(0, b, random_mxcsr(source, i % 4 > 0)) for i, b in enumerate(operands)]
-    instruction = Instruction.create_reg_reg(code, Register.XMM0, Register.XMM1)
-    compare_binary(
-        form, lambda f, _, b, context: sqrt(f, b, context), assemble(instruction), records
-    )
+    compare_binary(form, lambda f, _, b, context: sqrt(f, b, context), registers(code), records)
 
 
 FUSED = {
@@ -111,11 +91,9 @@ def test_fused_multiply_add_matches_the_host(variant: tuple[Format, bool, bool])
         if i % 3 == 0:  # the product, or nearly so: cancellation
             c = mul(form, a, b, Context()) ^ source.random.getrandbits(2) ^ form.sign
         records.append(SseRecord(a, b, random_mxcsr(source, i % 4 > 0), c))
-    instruction = Instruction.create_reg_reg_reg(
-        FUSED[variant], Register.XMM0, Register.XMM1, Register.XMM2
-    )
+    code = registers(FUSED[variant], Register.XMM0, Register.XMM1, Register.XMM2)
     mask = (1 << form.width) - 1
-    for record, host in zip(records, run_sse(assemble(instruction), records), strict=True):
+    for record, host in zip(records, run_sse(code, records), strict=True):
         got = soft(
             record.mxcsr,
             lambda context, r=record: fma(
@@ -129,4 +107,39 @@ def test_fused_multiply_add_matches_the_host(variant: tuple[Format, bool, bool])
             ),
         )
         expected = None if host.faulted else host.xmm0 & mask
-        assert got == (expected, host.mxcsr & 0x3F, host.faulted), describe(form, record)
+        assert got == (expected, host.mxcsr & 0x3F, host.faulted), describe(record)
+
+
+PACKED = {
+    "addps": (F32, add, Code.ADDPS_XMM_XMMM128),
+    "mulps": (F32, mul, Code.MULPS_XMM_XMMM128),
+    "divps": (F32, div, Code.DIVPS_XMM_XMMM128),
+    "divpd": (F64, div, Code.DIVPD_XMM_XMMM128),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_lanes_share_one_context(name: str) -> None:
+    """An unmasked exception on one lane's operands hides what the other lanes' results raise."""
+    form, operation, code = PACKED[name]
+    source = Source(form)
+    width = form.width
+    shifts = range(0, 128, width)
+    records = []
+    for i in range(count(4000)):
+        lanes = [source.pair() for _ in shifts]
+        a = sum(pair[0] << shift for shift, pair in zip(shifts, lanes, strict=True))
+        b = sum(pair[1] << shift for shift, pair in zip(shifts, lanes, strict=True))
+        records.append(SseRecord(a, b, random_mxcsr(source, i % 4 == 0)))
+    mask = (1 << width) - 1
+
+    def packed(record: SseRecord, context: Context) -> int:
+        return sum(
+            operation(form, record.a >> shift & mask, record.b >> shift & mask, context) << shift
+            for shift in shifts
+        )
+
+    for record, host in zip(records, run_sse(registers(code), records), strict=True):
+        got = soft(record.mxcsr, lambda context, r=record: packed(r, context))
+        expected = None if host.faulted else host.xmm0
+        assert got == (expected, host.mxcsr & 0x3F, host.faulted), describe(record)

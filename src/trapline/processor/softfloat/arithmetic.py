@@ -18,7 +18,12 @@ from trapline.processor.softfloat.format import (
     kind,
     unpack,
 )
-from trapline.processor.softfloat.nan import invalid, propagate, propagate_one
+from trapline.processor.softfloat.nan import (
+    invalid,
+    propagate,
+    propagate_one,
+    raise_before,
+)
 from trapline.processor.softfloat.rounding import round_extended, round_pack
 
 
@@ -182,7 +187,7 @@ def _special_quotient(form: Format, a: int, b: int, context: Context) -> int | N
         return invalid(form, context)
     sign = (a ^ b) & form.sign
     if kind_b == ZERO and kind_a != INFINITY:
-        context.flags |= ZE
+        raise_before(form, ZE, context)
         return sign | form.infinity
     if kind_a == DENORMAL or kind_b == DENORMAL:
         context.flags |= DE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from trapline.processor.softfloat.arithmetic import flush
-from trapline.processor.softfloat.context import DE, Context
+from trapline.processor.softfloat.context import DE, IE, Context
 from trapline.processor.softfloat.format import (
     DENORMAL,
     QUIET,
@@ -13,7 +13,7 @@ from trapline.processor.softfloat.format import (
     Format,
     kind,
 )
-from trapline.processor.softfloat.nan import raise_invalid
+from trapline.processor.softfloat.nan import raise_before
 
 
 class Relation(IntEnum):
@@ -73,7 +73,7 @@ def _unordered(
     form: Format, kind_a: int, kind_b: int, context: Context, signalling: bool
 ) -> Relation:
     if signalling or kind_a >= SIGNALLING or kind_b >= SIGNALLING:
-        raise_invalid(form, context)
+        raise_before(form, IE, context)
     elif form.hidden == 0:
         context.flags &= ~DE  # of an operand widened from memory
     return Relation.UNORDERED

@@ -11,13 +11,13 @@ from trapline.processor.softfloat.format import F80, QUIET, SIGNALLING, UNSUPPOR
 
 def invalid(form: Format, context: Context) -> int:
     """The masked answer to an invalid operation: the default NaN."""
-    raise_invalid(form, context)
+    raise_before(form, IE, context)
     return form.indefinite
 
 
-def raise_invalid(form: Format, context: Context) -> None:
-    """IE; an x87 operand that FADD m32 or the like widened no longer counts as denormal."""
-    context.flags |= IE
+def raise_before(form: Format, exception: int, context: Context) -> None:
+    """IE or ZE, which on x87 leave no DE: FADD m32 and the like have widened by then."""
+    context.flags |= exception
     if form is F80:
         context.flags &= ~DE
 
@@ -56,5 +56,5 @@ def propagate_one(form: Format, bits: int, context: Context) -> int:
     if operand == UNSUPPORTED:
         return invalid(form, context)
     if operand == SIGNALLING:
-        raise_invalid(form, context)
+        raise_before(form, IE, context)
     return bits | form.quiet
