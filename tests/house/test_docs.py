@@ -26,7 +26,7 @@ def missing(text: str, folder: Path) -> list[str]:
         for path in QUOTED.findall(text)
         if "/" in path.strip("/") and path.split("/")[0] in TOP | set(MAY_USE)
     }
-    linked = {path: (folder,) for path in LINKED.findall(text)}
+    linked = dict.fromkeys(LINKED.findall(text), (folder,))
     return [
         path
         for path, starts in {**quoted, **linked}.items()
