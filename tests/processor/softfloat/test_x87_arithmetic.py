@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 from iced_x86 import Code, Instruction, Register
 
-from tests.processor.softfloat.host import X87Record, X87Result, assemble, memory, run_x87
+from tests.processor.softfloat.control_word import describe, outcome, random_control, soft
+from tests.processor.softfloat.host import X87Record, assemble, memory, run_x87
 from tests.processor.softfloat.patterns import Source, count
 from trapline.processor.softfloat import (
-    BEFORE,
     F32,
     F64,
     F80,
@@ -43,30 +43,6 @@ BINARY = {
     "fdiv": (forward(div), Code.FDIV_ST0_STI, Code.FDIV_M32FP, Code.FDIV_M64FP),
     "fdivr": (reverse(div), Code.FDIVR_ST0_STI, Code.FDIVR_M32FP, Code.FDIVR_M64FP),
 }
-
-
-def random_control(source: Source, masked: bool) -> int:
-    """Any rounding and precision; all exceptions masked, or any mask."""
-    masks = 0x3F if masked else source.random.getrandbits(6)
-    return source.random.getrandbits(2) << 10 | source.random.choice((0, 2, 3, 3)) << 8 | masks
-
-
-def soft(record: X87Record, operation: Callable[[Context], int]) -> tuple[int, int, int]:
-    """(ST0, flags, C1): the operand stays if an unmasked exception came before the result."""
-    context = Context.from_control_word(record.control)
-    result = operation(context)
-    if context.settle() & BEFORE:
-        return record.a, context.flags, 0
-    return result, context.flags, int(context.rounded_up)
-
-
-def outcome(host: X87Result) -> tuple[int, int, int]:
-    return host.stack[0], host.flags, host.c1
-
-
-def describe(record: X87Record) -> str:
-    fields = (record.a, record.b, record.memory, record.control)
-    return "a={:#x} b={:#x} memory={:#x} control={:#x}".format(*fields)
 
 
 @pytest.mark.parametrize("name", BINARY)

@@ -4,6 +4,7 @@ No float is used: what comes out, flags included, is the same on every machine.
 """
 
 from trapline.processor.softfloat.arithmetic import add, div, fma, mul, sqrt, sub
+from trapline.processor.softfloat.bcd import load_bcd, store_bcd
 from trapline.processor.softfloat.compare import Relation, compare, holds, maximum, minimum
 from trapline.processor.softfloat.context import ALL, BEFORE, DE, IE, OE, PE, UE, ZE, Context
 from trapline.processor.softfloat.convert import (
@@ -14,38 +15,53 @@ from trapline.processor.softfloat.convert import (
     to_integer,
     widen,
 )
-from trapline.processor.softfloat.format import F16, F32, F64, F80, Format, kind
+from trapline.processor.softfloat.format import F16, F32, F64, F80, Format
+from trapline.processor.softfloat.x87 import (
+    Remainder,
+    constant,
+    examine,
+    extract,
+    remainder,
+    scale,
+)
 
 __all__ = [
     "ALL",
     "BEFORE",
-    "Context",
     "DE",
     "F16",
     "F32",
     "F64",
     "F80",
-    "Format",
     "IE",
     "OE",
     "PE",
-    "Relation",
     "UE",
     "ZE",
+    "Context",
+    "Format",
+    "Relation",
+    "Remainder",
     "add",
     "compare",
+    "constant",
     "convert",
     "div",
+    "examine",
+    "extract",
     "fma",
     "from_integer",
     "holds",
-    "kind",
+    "load_bcd",
     "maximum",
     "minimum",
     "mul",
+    "remainder",
     "round_by_immediate",
     "round_to_integral",
+    "scale",
     "sqrt",
+    "store_bcd",
     "sub",
     "to_integer",
     "widen",

@@ -6,7 +6,7 @@ With F80 on either side a conversion follows x87, else SSE.
 from __future__ import annotations
 
 from trapline.processor.softfloat.arithmetic import finish, flush, note_denormal
-from trapline.processor.softfloat.context import DE, IE, NEAREST, PE, ZERO, Context
+from trapline.processor.softfloat.context import DE, IE, NEAREST, OE, PE, UE, ZERO, Context
 from trapline.processor.softfloat.format import (
     DENORMAL,
     F16,
@@ -25,7 +25,10 @@ from trapline.processor.softfloat.rounding import round_pack, shift_right
 
 
 def convert(source: Format, target: Format, bits: int, context: Context) -> int:
-    """CVTSS2SD, CVTSD2SS, VCVTPH2PS, VCVTPS2PH, FLD and FST of m32 and m64."""
+    """CVTSS2SD, CVTSD2SS, VCVTPH2PS, VCVTPS2PH, FLD and FST of m32 and m64.
+
+    FLD pushes the number even if DE is unmasked; only IE keeps it from doing so.
+    """
     if source is target:
         return bits
     if source is not F16 and F80 not in (source, target):
@@ -55,7 +58,11 @@ def _resize(source: Format, target: Format, bits: int, context: Context) -> int:
         return sign << 79 | exponent + dropped << 64 | significand << -dropped
     if target is F16 and context.ftz:
         return _without_ftz(target, sign, exponent, significand, context)
-    return round_pack(target, sign, exponent, significand, context)
+    result = round_pack(target, sign, exponent, significand, context)
+    if source is F80 and context.flags & (OE | UE) & ~context.masks:
+        context.flags &= ~PE  # nothing is stored, so nothing was rounded
+        context.rounded_up = False
+    return result
 
 
 def _without_ftz(

@@ -117,6 +117,7 @@ def round_extended(
         context.flags |= UE
         exponent += EXPONENT_WRAP
         if exponent + carry <= 0:  # FSCALE can go that far
+            context.flags |= PE
             return sign << 79
     if rest:
         context.flags |= PE
@@ -127,6 +128,8 @@ def round_extended(
             return _overflow_extended(sign, precision, context)
         exponent -= EXPONENT_WRAP
         if exponent + carry >= F80.top:
+            context.flags |= PE
+            context.rounded_up = True
             return sign << 79 | F80.infinity
     if carry:
         kept >>= 1
