@@ -9,8 +9,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
+
+from trapline.arch.cpuid import UC_LOCK_DISABLE
+from trapline.arch.debug import DR6_BUS_LOCK
+from trapline.arch.msr import (
+    DEBUGCTL_BLD,
+    TEST_CTRL_SPLIT_LOCK_AC,
+    TEST_CTRL_UC_LOCK_DISABLE,
+)
+from trapline.processor.fault import Fault
+from trapline.processor.guest import Leave
+
+if TYPE_CHECKING:
+    from trapline.processor.core import Core
+    from trapline.processor.memory import LockedAccess
 
 CACHE_LINE = 64
+_GP, _AC = 13, 17
 
 
 class Cause(Enum):
@@ -49,3 +65,53 @@ def classify(linear: int, size: int, write_back: bool) -> Cause | None:
     if linear % CACHE_LINE + size > CACHE_LINE:
         return Cause.SPLIT
     return None
+
+
+def before_access(core: Core, access: LockedAccess) -> None:
+    """What may stop a bus lock before any of it happens: #AC for split locks, at any CPL, and the
+    refusal of locked accesses to memory that is not write-back."""
+    test_ctrl = core.state.test_ctrl
+    if not test_ctrl:
+        return
+    if access.cause is Cause.SPLIT:
+        # Whether it covers split locks to memory of other types is not stated; we say no.
+        if not test_ctrl & TEST_CTRL_SPLIT_LOCK_AC:
+            return
+        refusal = Fault(_AC, 0)
+    elif test_ctrl & TEST_CTRL_UC_LOCK_DISABLE:
+        # The older parts (IA32_CORE_CAPABILITIES[4]) raise #GP(0), the newer ones #AC(4).
+        refusal = Fault(_AC, 4) if core.model.has(UC_LOCK_DISABLE) else Fault(_GP, 0)
+    else:
+        return
+    if core.observer is not None:
+        core.observer.bus_lock(_completed(access, access.rip), Outcome.AC)
+    raise refusal
+
+
+def after_instruction(core: Core, access: LockedAccess) -> None:
+    """What a bus lock causes once its instruction is complete: a #DB cause that joins the other
+    debug traps (CPL > 0 and DEBUGCTL.BLD), a VM exit, or nothing; observed in every case.
+
+    The VM exit comes first and leaves the #DB pending.
+    """
+    state = core.state
+    lock = _completed(access, state.rip)
+    outcome = Outcome.NONE
+    if lock.cpl and state.debugctl & DEBUGCTL_BLD:
+        state.pending_debug |= DR6_BUS_LOCK
+        outcome = Outcome.DB
+    observer = core.observer
+    if core.guest is not None:
+        try:
+            core.guest.bus_lock_exit()
+        except Leave:
+            if observer is not None:
+                observer.bus_lock(lock, Outcome.VM_EXIT)
+            raise
+    if observer is not None:
+        observer.bus_lock(lock, outcome)
+
+
+def _completed(access: LockedAccess, next_rip: int) -> BusLock:
+    rip, linear, physical, size, cpl, cause = access
+    return BusLock(rip, next_rip, linear, physical, size, cpl, cause)
