@@ -52,6 +52,9 @@ _NAMES: list[str] = [
     # Bus locks seen by native code since it was entered (see processor.buslock).
     "bus_lock_seen", "bus_lock_rip", "bus_lock_next_rip", "bus_lock_linear",
     "bus_lock_size", "bus_lock_cause", "bus_lock_count",
+    "bus_lock_signals",  # 1: every bus lock must come back to Python
+    "bus_lock_table",  # sites that only count: see jit.runtime
+    "running",  # 1 while native code may touch guest memory
     # Floating point.
     "mxcsr",
     "fcw", "fsw", "ftw",  # ftw: full two-bit tags are derived; here bit i = register i is in use

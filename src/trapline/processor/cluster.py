@@ -1,0 +1,90 @@
+"""What processors on one memory share: translated code, and the bus that a bus lock holds.
+
+The bus block is read by native code (see jit.runtime): its owner, how many processors there are,
+and where their states are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from trapline.processor.jit import CodeCache
+
+if TYPE_CHECKING:
+    from trapline.processor.core import Core
+
+_BLOCK = 8192
+MAX_PROCESSORS = _BLOCK // 8 - 2
+
+
+class Cluster:
+    """Processors that share memory.  Made implicitly for a processor that has none."""
+
+    def __init__(self) -> None:
+        self.code = CodeCache()
+        self.cores: list[Core] = []
+        self.code_pages: set[int] = set()
+        self._lock = threading.RLock()
+        self._map = mmap.mmap(-1, _BLOCK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._words = memoryview(self._map).cast("Q")
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        runtime = self.code.compiler.runtime
+        prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        self._acquire = prototype(runtime["trapline_bus_acquire"])
+        self._release = prototype(runtime["trapline_bus_release"])
+
+    def join(self, core: Core) -> None:
+        """A processor begins to use the memory."""
+        with self._lock:
+            self.cores.append(core)
+            self._publish()
+
+    def leave(self, core: Core) -> None:
+        """A processor will not run again."""
+        with self._lock:
+            if core in self.cores:
+                self.cores.remove(core)
+                core.state.bus = 0
+                self._publish()
+
+    def _publish(self) -> None:
+        if len(self.cores) > MAX_PROCESSORS:
+            raise ValueError(f"more than {MAX_PROCESSORS} processors share one memory")
+        for i, core in enumerate(self.cores):
+            self._words[2 + i] = core.state.address
+        self._words[1] = len(self.cores)
+        shared = len(self.cores) > 1
+        for core in self.cores:
+            core.state.bus = self._address if shared else 0
+
+    @contextmanager
+    def exclusive(self, core: Core) -> Iterator[None]:
+        """Hold the bus: every other processor is outside guest code."""
+        if len(self.cores) < 2:
+            yield
+            return
+        self._acquire(core.state.address)
+        try:
+            yield
+        finally:
+            self._release(core.state.address)
+
+    def deny_write(self, host_page: int) -> None:
+        """A host page holds translated code now."""
+        with self._lock:
+            for core in self.cores:
+                core.memory.tlb.deny_write(host_page)
+
+    def drop_code(self, host_page: int) -> None:
+        """A host page was written: its translations are gone, for everybody."""
+        with self._lock:
+            rips = self.code.drop_page(host_page)
+            for core in self.cores:
+                core.memory.tlb.allow_write(host_page)
+                if core.engine is not None:
+                    core.engine.drop(rips)

@@ -1,0 +1,168 @@
+"""One logical processor: its state, its engine, and the loop between two instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from trapline.processor import boundary, exceptions, segment
+from trapline.processor.cluster import Cluster
+from trapline.processor.cpuid import Model, model
+from trapline.processor.decode import Decoded, decode_run
+from trapline.processor.fault import Fault, Undefined
+from trapline.processor.interp import execute
+from trapline.processor.jit import Engine
+from trapline.processor.memory import HostBus, Memory
+from trapline.processor.microcode import MICROCODE
+from trapline.processor.msr import Msrs
+from trapline.processor.state import State
+
+if TYPE_CHECKING:
+    from trapline.processor.events import Observer
+    from trapline.processor.guest import Guest
+    from trapline.processor.memory import Bus
+
+_TF = 0x100
+_FLAT_LIMIT = 0xFFFFFFFF
+_MXCSR_MASKS = 0x1F80
+_FCW_MASKS = 0x3F
+
+
+class Core:
+    """A logical processor.
+
+    `engine` "jit" or "interp".  `cluster` is shared by processors on one memory; `observer`
+    sees bus locks; `guest` asks for intercepts while a hypervisor's guest runs.
+    """
+
+    def __init__(
+        self,
+        chosen: Model | str = "max",
+        bus: Bus | None = None,
+        *,
+        engine: str = "jit",
+        cluster: Cluster | None = None,
+    ) -> None:
+        if engine not in ("jit", "interp"):
+            raise ValueError(f"there is no engine {engine!r}; choose jit or interp")
+        self.state = State()
+        self.model = model(chosen) if isinstance(chosen, str) else chosen
+        self.bus: Bus = bus if bus is not None else HostBus()
+        self.guest: Guest | None = None
+        self.observer: Observer | None = None
+        self.cluster = cluster if cluster is not None else Cluster()
+        self.memory = Memory(self)
+        self.memory.tlb.code = self.cluster.code_pages
+        self.memory.exclusive = lambda: self.cluster.exclusive(self)
+        self.msrs = Msrs(self)
+        self.instruction: Decoded | None = None
+        self.engine = Engine(self, self.cluster.code) if engine == "jit" else None
+        self._decoded: dict[tuple[bytes, int, int], Decoded] = {}
+        self.cluster.join(self)
+
+    # -- what the engines ask ----------------------------------------------------------------------
+
+    def linearize(self, name: str, offset: int, size: int, is_write: bool) -> int:
+        """Segment:offset to a linear address, with the segment's checks."""
+        return segment.linearize(self, name, offset, size, is_write)
+
+    def run_microcode(self, name: str, instruction: Decoded, args: Sequence[int]) -> int | None:
+        return MICROCODE[name](self, instruction, *args)
+
+    @property
+    def code_mode(self) -> tuple[int, int]:
+        """Bitness of the code, width of the stack."""
+        return segment.code_mode(self.state)
+
+    @property
+    def is_native_mode(self) -> bool:
+        """Whether the fast engine may run the present mode: flat segments, and no unmasked
+        floating-point exception (the host runs guest arithmetic with all of them masked)."""
+        state = self.state
+        if state.mxcsr & _MXCSR_MASKS != _MXCSR_MASKS or state.fcw & _FCW_MASKS != _FCW_MASKS:
+            return False
+        if state.cr0 & 0xC or not state.cr4 & 0x200:  # EM, TS, OSFXSR: #UD and #NM to be checked
+            return False
+        if self.code_mode[0] == 64:
+            return True
+        return segment.is_flat(state)
+
+    def flush_translations(self, host_page: int) -> None:
+        """A host page that holds translated code was written."""
+        self.cluster.drop_code(host_page & ~0xFFF)
+
+    def mappings_changed(self) -> None:
+        """Linear addresses may lead elsewhere: the native jump caches are stale."""
+        if self.engine is not None:
+            self.engine.mappings_changed()
+
+    # -- one instruction on the reference engine ---------------------------------------------------
+
+    def fetch(self) -> Decoded:
+        """Decode the instruction at CS:RIP; raises the fault of fetching it."""
+        state = self.state
+        rip = state.rip
+        bitness, stack_width = self.code_mode
+        linear = rip if bitness == 64 else segment.linearize(self, "cs", rip, 1, False)
+        code = self.memory.fetch(linear, 15)
+        key = (code, rip, bitness + stack_width)
+        known = self._decoded.get(key)
+        if known is not None:
+            return known
+        while True:
+            found = next(decode_run(code, rip, bitness, stack_width), None)
+            if found is not None:
+                break
+            if len(code) >= 15:
+                raise Fault(13, 0)  # SDM 2A, 2.3.11: longer than 15 bytes
+            code += self.memory.fetch(linear + len(code), 15 - len(code))
+        if len(self._decoded) > 20000:
+            self._decoded.clear()
+        self._decoded[key] = found
+        return found
+
+    def interpret(self) -> None:
+        """Do the instruction at CS:RIP on the reference engine, or raise its fault."""
+        self.instruction = instruction = self.fetch()
+        try:
+            execute(self, instruction)
+        except Undefined as undefined:
+            if self.observer is not None:
+                self.observer.undefined(self.state.rip, undefined.code, undefined.text)
+            raise
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """One instruction, with what it causes at its end; faults are delivered."""
+        try:
+            boundary.before(self)
+            self.interpret()
+            boundary.after(self)
+        except Fault as fault:
+            exceptions.deliver_fault(self, fault)
+
+    def run(self) -> None:
+        """Run until the processor is halted, shut down, or somebody asks for attention."""
+        state = self.state
+        state.attention = 0
+        while not state.activity and not state.attention & 1:
+            self._advance()
+
+    def _advance(self) -> None:
+        """From one boundary that must be looked at to the next."""
+        state = self.state
+        try:
+            boundary.before(self)
+            if self.engine is None or boundary.must_step(self):
+                self.interpret()
+            else:
+                state.attention &= 1
+                self.engine.run()
+            boundary.after(self)
+        except Fault as fault:
+            exceptions.deliver_fault(self, fault)
+
+    def close(self) -> None:
+        """The processor will not run again."""
+        self.cluster.leave(self)

@@ -1,0 +1,97 @@
+"""Compiled handlers on disk: packs of object code with the layout of each handler's record.
+
+A pack is written whole under a name of its own and renamed into place, so that processes that
+share the folder never see half of one.  Nothing here knows what is in the object code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_MAGIC = b"TRAPLINE PACK 1\n"
+_SOURCES = ("isa", "language", "jit", "state.py", "flags.py")
+
+
+@dataclass(slots=True)
+class Entry:
+    """One handler in a pack: its record's length in words and how its fields are filled."""
+
+    symbol: str
+    words: int
+    plan: list[tuple[str, int, int, int]]
+
+
+def cache_root() -> Path:
+    """The folder of all packs: $TRAPLINE_CACHE, or trapline in the user's cache folder."""
+    given = os.environ.get("TRAPLINE_CACHE")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "trapline"
+
+
+@cache
+def source_key() -> str:
+    """Changes whenever the sources that decide what a handler does change."""
+    digest = hashlib.sha256()
+    here = Path(__file__).parent.parent
+    for name in _SOURCES:
+        root = here / name
+        for path in sorted(root.rglob("*.py")) if root.is_dir() else [root]:
+            digest.update(path.relative_to(here).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class PackFolder:
+    """The packs for one combination of sources, LLVM and host processor."""
+
+    def __init__(self, key: str) -> None:
+        self.path = cache_root() / key[:24]
+
+    def read(self) -> Iterator[tuple[list[Entry], bytes]]:
+        """Every readable pack; a damaged one is skipped."""
+        if not self.path.is_dir():
+            return
+        for path in sorted(self.path.glob("*.pack")):
+            with contextlib.suppress(OSError, ValueError, struct.error, KeyError, TypeError):
+                yield _parse(path.read_bytes())
+
+    def write(self, entries: list[Entry], code: bytes) -> bool:
+        """Keep a pack; False if the folder cannot be written (then nothing is lost but time)."""
+        head = json.dumps([[e.symbol, e.words, e.plan] for e in entries]).encode()
+        blob = _MAGIC + struct.pack("<QQ", len(head), len(code)) + head + code
+        blob += hashlib.sha256(blob).digest()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self.path, suffix=".part")
+            with os.fdopen(handle, "wb") as file:
+                file.write(blob)
+            os.replace(temporary, temporary.removesuffix(".part") + ".pack")
+        except OSError:
+            return False
+        return True
+
+
+def _parse(blob: bytes) -> tuple[list[Entry], bytes]:
+    if not blob.startswith(_MAGIC) or hashlib.sha256(blob[:-32]).digest() != blob[-32:]:
+        raise ValueError("not a pack")
+    at = len(_MAGIC) + 16
+    head_size, code_size = struct.unpack_from("<QQ", blob, len(_MAGIC))
+    entries = [
+        Entry(symbol, words, [(n, o, w, s) for n, o, w, s in plan])
+        for symbol, words, plan in json.loads(blob[at : at + head_size])
+    ]
+    code = blob[at + head_size : at + head_size + code_size]
+    if len(code) != code_size:
+        raise ValueError("truncated")
+    return entries, code

@@ -1,0 +1,233 @@
+"""The fast engine: finds blocks, enters native code, and does what it came back for.
+
+`run` returns at an instruction boundary; a fault leaves `state.rip` at the faulting instruction.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from typing import TYPE_CHECKING, Protocol
+
+from trapline.processor.fault import Fault
+from trapline.processor.jit import layout
+from trapline.processor.jit.blocks import Block, CodeCache
+from trapline.processor.state import INDEX
+
+if TYPE_CHECKING:
+    from trapline.processor.memory import Memory
+    from trapline.processor.state import State
+
+_MASK = (1 << layout.JUMP_CACHE_BITS) - 1
+_REASON, _RECORD = INDEX["exit_reason"], INDEX["exit_record"]
+_RIP, _EXIT_RIP, _NEXT = INDEX["rip"], INDEX["exit_rip"], INDEX["next_record"]
+_FETCH, _READ, _WRITE = 4, 1, 2
+_QUAD = ctypes.c_uint64
+_CACHE_SIZE = layout.JUMP_CACHE_ENTRY << layout.JUMP_CACHE_BITS
+
+
+def jump_cache_index(rip: int) -> int:
+    """Where a RIP sits in a jump cache; `lowering.jump_cache_offset` is the same."""
+    return (rip ^ rip >> 12) & _MASK
+
+
+class JumpCache:
+    """RIP to record, for the code one privilege may run."""
+
+    def __init__(self) -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self._map = mmap.mmap(-1, _CACHE_SIZE, flags=flags)
+        self.words = memoryview(self._map).cast("Q")
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self.is_empty = True
+        self.clear(force=True)
+
+    def put(self, rip: int, record: int) -> None:
+        at = 2 * jump_cache_index(rip)
+        self.words[at + 1] = record
+        self.words[at] = rip
+        self.is_empty = False
+
+    def drop(self, rip: int) -> None:
+        at = 2 * jump_cache_index(rip)
+        if self.words[at] == rip:
+            self.words[at] = ~rip & 0xFFFFFFFFFFFFFFFF
+
+    def clear(self, force: bool = False) -> None:
+        if force or not self.is_empty:
+            # A tag that its own index cannot have never matches.
+            for i in range(1 << layout.JUMP_CACHE_BITS) if force else ():
+                self.words[2 * i] = i ^ 1
+            if not force:
+                self.words[:] = _EMPTY
+            self.is_empty = True
+
+
+def _empty_words() -> memoryview:
+    words = memoryview(bytearray(_CACHE_SIZE)).cast("Q")
+    for i in range(1 << layout.JUMP_CACHE_BITS):
+        words[2 * i] = i ^ 1
+    return words
+
+
+_EMPTY = _empty_words()
+
+
+class Processor(Protocol):
+    """What the engine needs of the core around it."""
+
+    state: State
+    memory: Memory
+
+    def interpret(self) -> None:
+        """Do the instruction at state.rip on the reference engine."""
+
+    @property
+    def code_mode(self) -> tuple[int, int]:
+        """Bitness of the code, width of the stack."""
+
+    @property
+    def is_native_mode(self) -> bool:
+        """Whether the fast engine may run in the present mode at all."""
+
+
+class Engine:
+    """One processor's fast engine; the code cache may be shared with others."""
+
+    def __init__(self, processor: Processor, code: CodeCache) -> None:
+        self.processor, self.code = processor, code
+        self.state, self.memory = processor.state, processor.memory
+        self.caches = (JumpCache(), JumpCache())  # supervisor, user
+        enter = code.compiler.runtime["trapline_enter"]
+        prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+        self._enter = prototype(enter)
+        self.entries = 0
+
+    def mappings_changed(self) -> None:
+        """Linear addresses may lead elsewhere now."""
+        for cache in self.caches:
+            cache.clear()
+
+    def drop(self, rips: list[int]) -> None:
+        """Blocks at these addresses are gone."""
+        for cache in self.caches:
+            for rip in rips:
+                cache.drop(rip)
+
+    # -- finding blocks ----------------------------------------------------------------------------
+
+    def find(self, rip: int) -> Block:
+        """The block at a linear address; raises the fault of fetching there."""
+        processor, memory = self.processor, self.memory
+        base = 0
+        mode = processor.code_mode
+        if mode[0] != 64:
+            base = self.state.cs_base
+        linear = rip + base & 0xFFFFFFFFFFFFFFFF
+        where = memory.translate(linear, _FETCH)
+        native = processor.is_native_mode
+        key = (where.host, rip, mode[0] + mode[1] + (1024 if native else 0))
+        block = self.code.blocks.get(key)
+        if block is None and where.host:
+            block = self._translate(rip, linear, where.host, mode, native)
+        if block is None:
+            return self._uncached(rip, mode)
+        cache = self.caches[self.state.cpl == 3]
+        if len(block.hosts) == 1 or native:
+            cache.put(rip, block.record)
+        return block
+
+    def _translate(
+        self, rip: int, linear: int, host: int, mode: tuple[int, int], native: bool
+    ) -> Block | None:
+        room = 0x1000 - (linear & 0xFFF)
+        code = self.memory.fetch(linear, room)
+        hosts: tuple[int, ...] = (host & ~0xFFF,)
+        native = native and self._fits(rip, linear, mode)
+        block = self.code.translate(code, rip, hosts, mode, not native)
+        if block.instructions == 0:
+            # The first instruction crosses the page's end: never cached by host address alone.
+            return None
+        self.memory.tlb.deny_write(hosts[0])
+        key = (host, rip, mode[0] + mode[1] + (1024 if native else 0))
+        self.code.keep(key, block)
+        return block
+
+    def _fits(self, rip: int, linear: int, mode: tuple[int, int]) -> bool:
+        return mode[0] == 64 or (rip & 0xFFF) == (linear & 0xFFF)
+
+    def _uncached(self, rip: int, mode: tuple[int, int]) -> Block:
+        """An instruction on two pages.  Its block is found by both host pages."""
+        linear = rip + (self.state.cs_base if mode[0] != 64 else 0)
+        first = self.memory.translate(linear, _FETCH).host
+        second = self.memory.translate((linear | 0xFFF) + 1, _FETCH).host
+        native = self.processor.is_native_mode
+        key = (first, second, rip, mode[0] + mode[1] + (1024 if native else 0))
+        block = self.code.blocks.get(key)
+        if block is None:
+            code = b""
+            while len(code) < 15:
+                more = self.memory.fetch(linear + len(code), 15 - len(code))
+                if not more:
+                    break
+                code += more
+            hosts = (first & ~0xFFF, second & ~0xFFF)
+            block = self.code.translate(code, rip, hosts, mode, not native)
+            for host in hosts:
+                self.memory.tlb.deny_write(host)
+            self.code.keep(key, block)
+        self.caches[self.state.cpl == 3].put(rip, block.record)
+        return block
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run until something must be looked at between two instructions."""
+        state, q = self.state, self.state.q
+        enter, address = self._enter, state.address
+        state.jump_cache = self.caches[state.cpl == 3].address
+        record = self.find(q[_RIP]).record
+        while True:
+            self.entries += 1
+            enter(address, record)
+            reason = q[_REASON]
+            if reason == layout.Exit.LOOKUP:
+                q[_RIP] = q[_EXIT_RIP]
+                record = self.find(q[_RIP]).record
+            elif reason == layout.Exit.LINK:
+                q[_RIP] = q[_EXIT_RIP]
+                link = q[_NEXT]
+                record = self.find(q[_RIP]).record
+                _QUAD.from_address(link).value = record
+            elif reason == layout.Exit.MEMORY:
+                record = q[_RECORD]
+                q[_RIP] = _QUAD.from_address(record + 8).value
+                if not self._fill():
+                    self.processor.interpret()
+                    return
+            elif reason == layout.Exit.FAULT:
+                q[_RIP] = _QUAD.from_address(q[_RECORD] + 8).value
+                detail = state.exit_detail
+                code = detail >> 8 & 0xFFFFFFFF if detail >> 40 & 1 else None
+                raise Fault(detail & 0xFF, code)
+            elif reason == layout.Exit.INTERPRET:
+                q[_RIP] = _QUAD.from_address(q[_RECORD] + 8).value
+                self.processor.interpret()
+                return
+            else:  # ATTENTION, BUS_LOCK: the core's business
+                q[_RIP] = q[_EXIT_RIP]
+                return
+
+    def _fill(self) -> bool:
+        """Put the page native code missed into its TLB; False: it must not be accessed so."""
+        state = self.state
+        access = state.exit_detail
+        kind = _READ if access == layout.Access.READ else _READ | _WRITE
+        if access == layout.Access.WRITE:
+            kind = _WRITE
+        linear = state.exit_linear
+        if not self.memory.fill(linear, kind):
+            return False
+        if access == layout.Access.LOCK:
+            return self.memory.tlb.may_lock(linear, self.memory.privilege)
+        return True

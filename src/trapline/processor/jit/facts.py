@@ -1,0 +1,111 @@
+"""What a recording tells the translator: which flags it needs, whether it ends a block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from trapline.processor.flags import CcKind
+from trapline.processor.interp import recording
+from trapline.processor.jit.primitives import PRIMITIVES
+from trapline.processor.language import (
+    INSTRUCTIONS,
+    Branch,
+    Effect,
+    FlagBits,
+    Flags,
+    FormFacts,
+    Microcode,
+    Primitive,
+    Raise,
+    Read,
+    Repeat,
+    Update,
+    When,
+    Write,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """`result`: the CcKind the flags have afterwards, -1 unknown, None untouched."""
+
+    is_native: bool
+    reads_flags: bool
+    kills_flags: bool  # writes all six, whatever they were
+    writes_flags: bool
+    may_leave: bool  # memory, faults, REP: somebody may see the state in between
+    has_memory: bool
+    is_branch: bool
+    result: int | None
+    units: frozenset[str]
+
+
+_INTERPRETED = Facts(False, True, False, True, True, True, True, -1, frozenset())
+
+
+@cache
+def facts(form: FormFacts) -> Facts:
+    """The facts of a form.  An unknown instruction is the reference engine's (which says #UD)."""
+    if form.name not in INSTRUCTIONS:
+        return _INTERPRETED
+    walk = _Walk()
+    walk.effects(recording(form), conditional=False)
+    if not walk.native:
+        return _INTERPRETED
+    return Facts(
+        True, walk.reads, walk.kills and not walk.reads, walk.writes, walk.leaves, walk.memory,
+        walk.branch, walk.result, frozenset(walk.units),
+    )  # fmt: skip
+
+
+class _Walk:
+    def __init__(self) -> None:
+        self.native = True
+        self.reads = self.kills = self.writes = self.leaves = self.memory = self.branch = False
+        self.result: int | None = None
+        self.units: set[str] = set()
+
+    def effects(self, effects: list[Effect], conditional: bool) -> None:
+        for effect in effects:
+            match effect:
+                case Read(_, place) | Write(place, _):
+                    self._place(place.kind)
+                case Update():
+                    self._place("memory")
+                case Flags(rule, width, _, _):
+                    kind = CcKind[rule] + (width >> 3).bit_length() - 1
+                    self._flags(not conditional, -1 if conditional else kind)
+                case FlagBits(bits):
+                    whole = len(bits) == 6 and not conditional
+                    if not whole:
+                        self.reads = True
+                    self._flags(whole, -1 if conditional else int(CcKind.EXPLICIT))
+                case When(_, inner):
+                    self.effects(inner, conditional=True)
+                case Raise():
+                    self.leaves = True
+                case Branch():
+                    self.branch = True
+                case Repeat(_, inner, _):
+                    self.leaves = self.memory = True
+                    self.effects(inner, conditional=True)
+                case Primitive(name):
+                    if name not in PRIMITIVES:
+                        self.native = False
+                    self.leaves = self.leaves or bool(effect.unit)
+                    if effect.unit:
+                        self.units.add(effect.unit)
+                case Microcode():
+                    self.native = False
+
+    def _place(self, kind: str) -> None:
+        if kind == "memory":
+            self.leaves = self.memory = True
+        elif kind == "flag":
+            self.reads = True
+
+    def _flags(self, kills: bool, result: int) -> None:
+        self.writes = True
+        self.kills = self.kills or kills
+        self.result = result
