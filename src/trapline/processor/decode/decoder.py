@@ -179,10 +179,15 @@ def _form(item: iced_x86.Instruction, name: str, operands: tuple[Bound, ...], bi
         and operands[0].width == operands[1].width
         and operands[0].kind != "imm"
     )
+    immediate = None
+    if any(bound.kind in ("xmm", "mmx") for bound in operands):
+        immediate = next((bound.immediate for bound in operands if bound.kind == "imm"), None)
     lock = item.has_lock_prefix
     code = item.code
     kinds = tuple((b.kind, b.width) for b in operands)
-    key = (code, kinds, lock, repeat, bitness, address_width, stack_width, aliased)
+    key = (
+        code, kinds, lock, repeat, bitness, address_width, stack_width, aliased, immediate,
+    )  # fmt: skip
     form = _FORMS.get(key)
     if form is None:
         width = _operand_size(code) or next(
@@ -190,7 +195,7 @@ def _form(item: iced_x86.Instruction, name: str, operands: tuple[Bound, ...], bi
         )
         form = _FORMS[key] = FormFacts(
             name, tuple(OperandKind(k, w) for k, w in kinds), lock, repeat, bitness,
-            width, address_width, stack_width, aliased,
+            width, address_width, stack_width, aliased, immediate,
         )  # fmt: skip
     return form
 

@@ -1,6 +1,7 @@
 """The shape of an instruction: everything that decides which handler it gets.
 
-Registers, displacements and immediates are not in it; they are fields of the record.
+Registers, displacements and immediates are not in it; they are fields of the record.  Only a
+vector instruction's immediate is, for it says which lanes, which predicate, which rounding.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Shape:
             parts.append(form.repeat)
         if form.aliased:
             parts.append("same")
+        if form.immediate is not None:
+            parts.append(f"i{form.immediate:x}")
         if self.backward:
             parts.append("back")
         return "_".join(parts)

@@ -56,6 +56,7 @@ class FormFacts:
     address_width: int = 64  # effective address size
     stack_width: int = 64  # 64, or what SS.B says
     aliased: bool = False  # the first two operands are one register
+    immediate: int | None = None  # of a vector instruction: which lanes, predicate, rounding ...
 
 
 class Operand:

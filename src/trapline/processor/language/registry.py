@@ -20,13 +20,14 @@ class Instruction:
     opcodes: tuple[str, ...]
     lock: str  # "never" | "allowed" | "always" (with a memory destination)
     describe: Description
+    unit: str = ""  # what must be switched on: see processor.units
 
 
 INSTRUCTIONS: dict[str, Instruction] = {}
 
 
 def instruction(
-    *opcodes: str, lock: str = "never", name: str | None = None
+    *opcodes: str, lock: str = "never", name: str | None = None, unit: str = ""
 ) -> Callable[[Description], Description]:
     """Register a description; its name is the function's, less a trailing underscore."""
 
@@ -34,7 +35,7 @@ def instruction(
         mnemonic = name or describe.__name__.rstrip("_")
         if mnemonic in INSTRUCTIONS:
             raise ValueError(f"{mnemonic} is described twice")
-        INSTRUCTIONS[mnemonic] = Instruction(mnemonic, opcodes, lock, describe)
+        INSTRUCTIONS[mnemonic] = Instruction(mnemonic, opcodes, lock, describe, unit)
         return describe
 
     return register
