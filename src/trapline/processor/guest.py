@@ -75,7 +75,8 @@ class Guest(Protocol):
     """
 
     tsc_offset: int
-    """Added to every RDTSC, RDTSCP and read of IA32_TIME_STAMP_COUNTER."""
+    """Added to every RDTSC, RDTSCP and read of IA32_TIME_STAMP_COUNTER, to the core's own
+    offset."""
 
     def intercept_exception(
         self, vector: int, error_code: int | None, payload: int, kind: int, length: int
@@ -142,8 +143,9 @@ class Guest(Protocol):
     def intercept_boundary(self, before_traps: bool) -> None:
         """Between two instructions, while `watches` is not zero.
 
-        Called twice: with True where the monitor trap flag stands (before debug traps), with
-        False where the NMI and interrupt windows stand (after them).
+        Called twice at each boundary, the one before the guest's first instruction included:
+        with True where the monitor trap flag stands (before debug traps), with False where the
+        NMI and interrupt windows stand (after them).
         """
 
     def bus_lock_exit(self) -> None:
