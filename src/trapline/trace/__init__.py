@@ -1,0 +1,26 @@
+"""What happened, kept: the recorder, the trace file, and names for its addresses."""
+
+from trapline.trace.file import TraceError, TraceWriter
+from trapline.trace.image import DEBUG_ROOT
+from trapline.trace.location import Location, Locator, Place
+from trapline.trace.model import Mapped, Trace, TracedFrame, TracedSite, read_trace
+from trapline.trace.recorder import Recorder, ThreadObserver
+from trapline.trace.region import GuestThread, Region
+
+__all__ = [
+    "DEBUG_ROOT",
+    "GuestThread",
+    "Location",
+    "Locator",
+    "Mapped",
+    "Place",
+    "Recorder",
+    "Region",
+    "ThreadObserver",
+    "Trace",
+    "TraceError",
+    "TraceWriter",
+    "TracedFrame",
+    "TracedSite",
+    "read_trace",
+]

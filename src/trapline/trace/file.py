@@ -1,0 +1,174 @@
+"""The trace file: JSON Lines, a versioned header, then one record a line.
+
+All processes of a traced program append to one file with O_APPEND, each record in a single
+write: a record is whole or, where a writer was killed or the disk filled up, the reader sees a
+broken line and goes on.  One file can be mailed, and needs no merging.  Nothing here knows what
+the records mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+VERSION = 1
+MAGIC = "trapline_trace"
+Record = dict[str, Any]
+
+# Above what shells and programs use, so that the guest's own descriptors stay its own.
+HIGH_DESCRIPTOR = 900
+PENDING_BYTES = 1 << 20
+
+
+class TraceError(Exception):
+    """The file is no trace that can be read; the text is one plain sentence."""
+
+
+class TraceWriter:
+    """Appends records; keeps what a full disk refused, tries again, and says so in `problem`."""
+
+    def __init__(self, path: str, header: Record) -> None:
+        self.path = os.path.abspath(path)
+        self._lock = threading.Lock()
+        self._reason = ""
+        self._pending: list[bytes] = []
+        self._is_line_broken = False
+        self._dropped = 0
+        self._descriptor = _open(self.path, os.O_CREAT | os.O_TRUNC)
+        self._identity = _identity(self._descriptor)
+        self.write({MAGIC: VERSION, **header})
+
+    @property
+    def problem(self) -> str | None:
+        """Why records are missing from the file, or None while none are."""
+        return self._reason if self._pending or self._dropped else None
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor in use, for whoever must keep the guest from closing it."""
+        return self._descriptor
+
+    def forked(self) -> None:
+        """In a new child: what the parent had not yet written stays the parent's."""
+        self._lock = threading.Lock()
+        self._pending = []
+        self._is_line_broken = False
+
+    def write(self, *records: Record) -> None:
+        """Append records, each as one line in one write."""
+        lines = [json.dumps(r, separators=(",", ":")).encode() + b"\n" for r in records]
+        with self._lock:
+            self._pending += lines
+            self._drain()
+
+    def close(self) -> None:
+        """Try once more what is pending, and close."""
+        with self._lock:
+            self._drain()
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+
+    def _drain(self) -> None:
+        while self._pending:
+            line = (b"\n" if self._is_line_broken else b"") + self._pending[0]
+            try:
+                written = self._append(line)
+            except OSError as error:
+                self._fail(error.strerror or str(error))
+                return
+            if written < len(line):  # the disk is full, or a file size limit was reached
+                self._is_line_broken = self._is_line_broken or written > 0
+                self._fail("No space left on device")
+                return
+            self._is_line_broken = False
+            del self._pending[0]
+
+    def _append(self, line: bytes) -> int:
+        """Write once; if the guest closed or replaced our descriptor, open the file again."""
+        if not self._is_ours():
+            self._descriptor = _open(self.path, 0)
+            self._identity = _identity(self._descriptor)
+        return os.write(self._descriptor, line)
+
+    def _is_ours(self) -> bool:
+        try:
+            return _identity(self._descriptor) == self._identity
+        except OSError:
+            return False
+
+    def _fail(self, reason: str) -> None:
+        self._reason = reason
+        while sum(map(len, self._pending)) > PENDING_BYTES:
+            del self._pending[0]
+            self._dropped += 1
+
+
+def _open(path: str, flags: int) -> int:
+    """A descriptor for appending, moved out of the guest's way."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o666)
+    try:
+        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, HIGH_DESCRIPTOR)
+    except OSError:  # a low RLIMIT_NOFILE
+        return descriptor
+    os.close(descriptor)
+    return high
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+class TraceFile:
+    """Reads a trace's header at once and its records as they are asked for."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.damaged_lines = 0
+        self.is_cut_short = False
+        try:
+            with open(path, "rb") as stream:
+                first = stream.readline(1 << 20)
+        except IsADirectoryError:
+            raise TraceError(f"{path} is a directory, not a trace file") from None
+        except OSError as error:
+            raise TraceError(f"cannot read {path}: {error.strerror}") from None
+        self.header = self._parse_header(first)
+
+    def records(self) -> Iterator[Record]:
+        """Every whole record; broken lines are counted, a broken last line is expected."""
+        with open(self.path, "rb") as stream:
+            next(stream)
+            for line in stream:
+                self.is_cut_short = not line.endswith(b"\n")
+                if not line.strip():
+                    continue
+                record = _parse(line)
+                if record is not None:
+                    yield record
+                elif not self.is_cut_short:
+                    self.damaged_lines += 1
+
+    def _parse_header(self, line: bytes) -> Record:
+        header = _parse(line)
+        if header is None or MAGIC not in header:
+            raise TraceError(f"{self.path} is not a Trapline trace")
+        if header[MAGIC] != VERSION:
+            raise TraceError(
+                f"{self.path} was written by a newer Trapline"
+                f" (trace version {header[MAGIC]}; this one reads {VERSION})"
+            )
+        return header
+
+
+def _parse(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # bad JSON or bad UTF-8
+        return None
+    return record if isinstance(record, dict) else None

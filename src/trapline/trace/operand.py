@@ -1,0 +1,139 @@
+"""The culprit's memory operand: the expression, the register values, and the address they give.
+
+Works on the disassembler's text (Intel syntax), so it needs no decoder of its own.  Registers
+are read after the instruction; one it changed is found again from the known linear address.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+Disassemble = Callable[[bytes, int, int], str]  # (code, rip, bitness) -> text
+
+MASK = 0xFFFF_FFFF_FFFF_FFFF
+_MEMORY = re.compile(r"((?:[a-z]+ ptr )?)((?:[c-gs]s:)?)\[([^\]]+)\]", re.IGNORECASE)
+_TERM = re.compile(r"([+-]?)\s*([^+\-\s][^+\-]*)")
+_REGISTER = re.compile(r"(r[0-9]+d?|[re][a-ds][xip])", re.IGNORECASE)
+_WIDE = {"eax": "rax", "ebx": "rbx", "ecx": "rcx", "edx": "rdx", "esi": "rsi", "edi": "rdi",
+         "ebp": "rbp", "esp": "rsp", "eip": "rip"}  # fmt: skip
+_PARTS = {"al": "rax", "ah": "rax", "ax": "rax", "bl": "rbx", "bh": "rbx", "bx": "rbx",
+          "cl": "rcx", "ch": "rcx", "cx": "rcx", "dl": "rdx", "dh": "rdx", "dx": "rdx",
+          "si": "rsi", "di": "rdi", "bp": "rbp", "sp": "rsp", "sil": "rsi", "dil": "rdi",
+          "bpl": "rbp", "spl": "rsp"}  # fmt: skip
+
+
+class Term(NamedTuple):
+    """One summand: `factor` times a register, or a plain number."""
+
+    factor: int
+    register: str | None
+    number: int = 0
+
+
+class Operand(NamedTuple):
+    """The memory operand as text, with the registers it is made of."""
+
+    text: str
+    registers: dict[str, int]
+
+    def __str__(self) -> str:
+        shown = " ".join(f"{name}={number:#x}" for name, number in self.registers.items())
+        return f"{self.text}  {shown}" if shown else self.text
+
+
+def find_operand(
+    text: str, registers: Mapping[str, int], linear: int, next_rip: int
+) -> Operand | None:
+    """The memory operand of an instruction, with the register values that led to `linear`."""
+    match = _MEMORY.search(text)
+    if match is None:
+        return None
+    kind, segment, inside = match.groups()
+    terms = parse_terms(inside)
+    wanted = (linear - _segment_base(segment, registers)) & MASK
+    found = {
+        term.register: next_rip if _wide(term.register) == "rip" else _value(term, registers)
+        for term in terms
+        if term.register is not None and (_wide(term.register) in registers)
+    }
+    if sum(_contribution(term, found) for term in terms) & MASK != wanted:
+        _recover(terms, found, wanted, text[: match.start()] + text[match.end() :])
+    expression = f"{kind}{segment}[{inside}]"
+    if segment[:2] in ("fs", "gs"):
+        found[f"{segment[:2]}_base"] = _segment_base(segment, registers)
+    return Operand(expression, {name: found[name] for name in found})
+
+
+def parse_terms(inside: str) -> list[Term]:
+    """The summands of `rdi+rax*8-10h`, in the ways disassemblers write numbers."""
+    terms = []
+    for sign, body in _TERM.findall(inside):
+        factor = -1 if sign == "-" else 1
+        parts = [part.strip().lower() for part in body.strip().removeprefix("rel ").split("*")]
+        names = [part for part in parts if _is_register(part)]
+        for part in parts:
+            if part not in names:
+                factor *= _number(part)
+        terms.append(Term(factor, names[0]) if names else Term(1, None, factor))
+    return terms
+
+
+def _is_register(part: str) -> bool:
+    return _REGISTER.fullmatch(part) is not None
+
+
+def _number(part: str) -> int:
+    if part.endswith("h"):
+        return int(part[:-1], 16)
+    return int(part, 0)
+
+
+def _wide(register: str) -> str:
+    """The 64-bit register an address register is part of."""
+    if register in _WIDE:
+        return _WIDE[register]
+    return register[:-1] if register[0] == "r" and register.endswith("d") else register
+
+
+def _value(term: Term, registers: Mapping[str, int]) -> int:
+    assert term.register is not None
+    wide = _wide(term.register)
+    return registers[wide] & (MASK if wide == term.register else 0xFFFF_FFFF)
+
+
+def _contribution(term: Term, found: Mapping[str, int]) -> int:
+    if term.register is None:
+        return term.number
+    return term.factor * found.get(term.register, 0)
+
+
+def _segment_base(segment: str, registers: Mapping[str, int]) -> int:
+    return registers.get(f"{segment[:2].lower()}_base", 0) if segment else 0
+
+
+def _recover(terms: list[Term], found: dict[str, int], wanted: int, others: str) -> None:
+    """Put back the one address register that the instruction itself has overwritten."""
+    changed = {_full(name) for name in re.findall(r"[a-z0-9]+", others.lower())}
+    if "cmpxchg" in others:
+        changed |= {"rax", "rdx"}
+    suspects = [t for t in terms if t.register is not None and _wide(t.register) in changed]
+    if len({term.register for term in suspects}) != 1:
+        return
+    name = suspects[0].register
+    assert name is not None
+    factor = sum(term.factor for term in suspects)
+    rest = sum(_contribution(term, found) for term in terms if term.register != name)
+    before = (wanted - rest) & MASK
+    if factor and before % factor == 0:
+        found[name] = before // factor
+
+
+def _full(name: str) -> str:
+    """rax for eax, ax, al; r8 for r8d, r8w, r8b."""
+    if name in _PARTS:
+        return _PARTS[name]
+    if re.fullmatch(r"r[0-9]+[dwbl]", name):
+        return name[:-1]
+    return _wide(name) if _is_register(name) else name
