@@ -23,6 +23,7 @@ from trapline.processor.guest import Leave
 
 if TYPE_CHECKING:
     from trapline.processor.core import Core
+
     from trapline.processor.memory import LockedAccess
 
 CACHE_LINE = 64

@@ -44,7 +44,7 @@ def store(host: int, size: int, word: int) -> None:
     BYTES[host : host + size] = word.to_bytes(size, "little")
 
 
-# Other processors run native code without the interpreter's lock, so Python needs one host
+# Other processors run native code without the interpreter's lock, so Python needs a host
 # instruction that is atomic: LOCK CMPXCHG, called through ctypes.  RDI: address, RSI: expected,
 # RDX: desired; RAX: what was there.
 _COMPARE_EXCHANGE = {
@@ -56,6 +56,8 @@ _COMPARE_EXCHANGE = {
     16: "53 488b1a 488b4a08 488b06 488b5608 f0480fc70f 488906 48895608 5b c3",
 }
 
+_READ_TSC = "0f31 48c1e220 4809d0 c3"  # rdtsc; shl rdx,32; or rax,rdx; ret
+
 
 def _assemble() -> dict[int, Callable[[int, int, int], int]]:
     page = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -63,7 +65,7 @@ def _assemble() -> dict[int, Callable[[int, int, int], int]]:
     _keep.append(page)
     kind = ctypes.PYFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
     functions: dict[int, Callable[[int, int, int], int]] = {}
-    for size, text in _COMPARE_EXCHANGE.items():
+    for size, text in (_COMPARE_EXCHANGE | {0: _READ_TSC}).items():
         at = 64 * size.bit_length()
         code = bytes.fromhex(text)
         page[at : at + len(code)] = code
@@ -77,6 +79,12 @@ def _assemble() -> dict[int, Callable[[int, int, int], int]]:
 _keep: list[mmap.mmap] = []
 _functions = _assemble()
 _compare_exchange_16 = _functions.pop(16)
+_read_tsc = _functions.pop(0)
+
+
+def read_tsc() -> int:
+    """The host's time-stamp counter, as native code reads it too."""
+    return _read_tsc(0, 0, 0)
 
 
 def compare_exchange(host: int, size: int, expected: int, desired: int) -> int:
