@@ -1,5 +1,33 @@
 """The instructions, one file a family.  Importing this package registers them all."""
 
-from trapline.processor.isa import exchange
+from trapline.processor.isa import (
+    arithmetic,
+    bit,
+    branch,
+    decimal,
+    exchange,
+    flag,
+    logic,
+    misc,
+    move,
+    multiply,
+    shift,
+    stack,
+    string,
+)
 
-__all__ = ["exchange"]
+__all__ = [
+    "arithmetic",
+    "bit",
+    "branch",
+    "decimal",
+    "exchange",
+    "flag",
+    "logic",
+    "misc",
+    "move",
+    "multiply",
+    "shift",
+    "stack",
+    "string",
+]

@@ -27,3 +27,9 @@ def primitive(name: str) -> Callable[[Implementation], Implementation]:
         return implementation
 
     return register
+
+
+@primitive("fence")
+def _fence(lowering: Lowering, effect: Primitive, args: Sequence[Ssa]) -> Sequence[Ssa]:
+    lowering.f.line("fence seq_cst")
+    return ()

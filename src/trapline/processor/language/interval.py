@@ -49,7 +49,7 @@ def interval(value: Value) -> Interval:
     whole = 0, (1 << value.width) - 1
     low, high = _known(value) or whole
     # What would wrap may be anything.
-    return (low, high) if 0 <= low and high <= whole[1] else whole
+    return (low, high) if low >= 0 and high <= whole[1] else whole
 
 
 def _known(value: Value) -> Interval | None:

@@ -1,0 +1,7 @@
+"""The names of the sixteen conditions, in the order of their codes (SDM vol. 1, appendix B)."""
+
+from __future__ import annotations
+
+CONDITIONS = (
+    "o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g",
+)  # fmt: skip
