@@ -4,7 +4,7 @@ No float is used: what comes out, flags included, is the same on every machine.
 """
 
 from trapline.processor.softfloat.arithmetic import add, div, fma, mul, sqrt, sub
-from trapline.processor.softfloat.bcd import load_bcd, store_bcd
+from trapline.processor.softfloat.bcd import fbld, fbstp
 from trapline.processor.softfloat.compare import Relation, compare, holds, maximum, minimum
 from trapline.processor.softfloat.context import ALL, BEFORE, DE, IE, OE, PE, UE, ZE, Context
 from trapline.processor.softfloat.convert import (
@@ -15,14 +15,25 @@ from trapline.processor.softfloat.convert import (
     to_integer,
     widen,
 )
-from trapline.processor.softfloat.format import F16, F32, F64, F80, Format
+from trapline.processor.softfloat.format import F16, F32, F64, F80, Format, kind
+from trapline.processor.softfloat.transcendental import (
+    f2xm1,
+    fcos,
+    fpatan,
+    fptan,
+    fsin,
+    fsincos,
+    fyl2x,
+    fyl2xp1,
+)
 from trapline.processor.softfloat.x87 import (
     Remainder,
     constant,
-    examine,
-    extract,
-    remainder,
-    scale,
+    fprem,
+    fprem1,
+    fscale,
+    fxam,
+    fxtract,
 )
 
 __all__ = [
@@ -47,21 +58,31 @@ __all__ = [
     "constant",
     "convert",
     "div",
-    "examine",
-    "extract",
+    "f2xm1",
+    "fbld",
+    "fbstp",
+    "fcos",
     "fma",
+    "fpatan",
+    "fprem",
+    "fprem1",
+    "fptan",
     "from_integer",
+    "fscale",
+    "fsin",
+    "fsincos",
+    "fxam",
+    "fxtract",
+    "fyl2x",
+    "fyl2xp1",
     "holds",
-    "load_bcd",
+    "kind",
     "maximum",
     "minimum",
     "mul",
-    "remainder",
     "round_by_immediate",
     "round_to_integral",
-    "scale",
     "sqrt",
-    "store_bcd",
     "sub",
     "to_integer",
     "widen",

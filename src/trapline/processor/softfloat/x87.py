@@ -35,8 +35,17 @@ class Remainder(NamedTuple):
     partial: bool
 
 
-def remainder(a: int, b: int, context: Context, *, nearest: bool = False) -> Remainder:
-    """FPREM, or FPREM1 with `nearest`: a - b * (a / b truncated, or to the nearest even)."""
+def fprem(a: int, b: int, context: Context) -> Remainder:
+    """a - b * (a / b truncated)."""
+    return _remainder(a, b, context, nearest=False)
+
+
+def fprem1(a: int, b: int, context: Context) -> Remainder:
+    """a - b * (a / b to the nearest or even integer)."""
+    return _remainder(a, b, context, nearest=True)
+
+
+def _remainder(a: int, b: int, context: Context, *, nearest: bool) -> Remainder:
     kind_a, kind_b = kind(F80, a), kind(F80, b)
     if kind_a >= QUIET or kind_b >= QUIET:
         return Remainder(propagate(F80, a, b, context), 0, False)
@@ -90,8 +99,8 @@ def _partial(
     return Remainder(round_extended(sign, exponent, rest, context), 0, True)
 
 
-def scale(a: int, b: int, context: Context) -> int:
-    """FSCALE: a * 2 ** (b truncated)."""
+def fscale(a: int, b: int, context: Context) -> int:
+    """a * 2 ** (b truncated)."""
     kind_a, kind_b = kind(F80, a), kind(F80, b)
     if kind_a >= QUIET or kind_b >= QUIET:
         return propagate(F80, a, b, context)
@@ -112,8 +121,8 @@ def scale(a: int, b: int, context: Context) -> int:
     return round_extended(sign, exponent + (-steps if down else steps), significand, context)
 
 
-def extract(a: int, context: Context) -> tuple[int, int]:
-    """FXTRACT: (significand between 1 and 2, exponent), both as numbers."""
+def fxtract(a: int, context: Context) -> tuple[int, int]:
+    """(significand between 1 and 2, exponent), both as numbers."""
     kind_a = kind(F80, a)
     if kind_a >= QUIET:
         result = propagate_one(F80, a, context)
@@ -150,8 +159,8 @@ _EXAMINED = {
 }
 
 
-def examine(bits: int) -> int:
-    """FXAM: C3, C2, C1, C0 as bits 3:0; C1 is the sign."""
+def fxam(bits: int) -> int:
+    """C3, C2, C1, C0 as bits 3:0; C1 is the sign."""
     code = _EXAMINED[kind(F80, bits)]
     return (code & 0b110) << 1 | bits >> 79 << 1 | code & 1
 
