@@ -1,0 +1,166 @@
+"""The guest's memory areas: which linear addresses are mapped, how, and from what file.
+
+Pure bookkeeping, as /proc/PID/maps shows it; no memory is touched here.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+PROT_READ = 1
+PROT_WRITE = 2
+PROT_EXEC = 4
+PAGE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class MappedFile:
+    """The file behind an area, as stat and the name it was opened under tell."""
+
+    path: str
+    device: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """One mapping: [start, end), whole pages."""
+
+    start: int
+    end: int
+    prot: int
+    shared: bool = False
+    file: MappedFile | None = None
+    offset: int = 0
+    name: str = ""  # "[heap]", "[stack]", or what the program called an anonymous one
+    file_end: int = 0  # linear address up to which the file had bytes; 0 = no limit
+
+    @property
+    def size(self) -> int:
+        return self.end - self.start
+
+    def part(self, start: int, end: int) -> Area:
+        """The area cut down to [start, end), its file offset moved along."""
+        if start == self.start and end == self.end:
+            return self
+        offset = self.offset + (start - self.start) if self.file else 0
+        return replace(self, start=start, end=end, offset=offset)
+
+    def continues(self, before: Area) -> bool:
+        """Whether `before` and this are one mapping that was only cut."""
+        return (
+            before.end == self.start
+            and before.prot == self.prot
+            and before.shared == self.shared
+            and before.file == self.file
+            and before.name == self.name
+            and before.file_end == self.file_end
+            and (self.file is None or before.offset + before.size == self.offset)
+        )
+
+
+class AreaMap:
+    """Areas in order of address, never overlapping."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._areas: list[Area] = []
+
+    def __iter__(self) -> Iterator[Area]:
+        return iter(list(self._areas))
+
+    def __len__(self) -> int:
+        return len(self._areas)
+
+    def find(self, linear: int) -> Area | None:
+        """The area that holds this address."""
+        index = bisect_right(self._starts, linear) - 1
+        if index < 0:
+            return None
+        area = self._areas[index]
+        return area if linear < area.end else None
+
+    def between(self, start: int, end: int) -> list[Area]:
+        """The parts of areas that lie in [start, end), in order."""
+        first, last = self._span(start, end)
+        return [
+            area.part(max(area.start, start), min(area.end, end))
+            for area in self._areas[first:last]
+        ]
+
+    def gaps(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The parts of [start, end) where nothing is mapped."""
+        edges = [start]
+        for area in self.between(start, end):
+            edges += [area.start, area.end]
+        edges.append(end)
+        return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
+
+    def covers(self, start: int, end: int) -> bool:
+        return not self.gaps(start, end)
+
+    def find_gap(self, size: int, low: int, high: int) -> int | None:
+        """The highest place in [low, high) where `size` bytes are free."""
+        for start, end in reversed(self.gaps(low, high)):
+            if end - start >= size:
+                return end - size
+        return None
+
+    def remove(self, start: int, end: int) -> list[Area]:
+        """Forget [start, end); what was there is returned."""
+        removed = self.between(start, end)
+        if removed:
+            first, last = self._span(start, end)
+            kept = []
+            head, tail = self._areas[first], self._areas[last - 1]
+            if head.start < start:
+                kept.append(head.part(head.start, start))
+            if tail.end > end:
+                kept.append(tail.part(end, tail.end))
+            self._put(first, last, kept)
+        return removed
+
+    def add(self, area: Area) -> None:
+        """Put an area in, in place of whatever was there."""
+        self.remove(area.start, area.end)
+        index = bisect_left(self._starts, area.start)
+        first, last, merged = index, index, area
+        if index and area.continues(self._areas[index - 1]):
+            first -= 1
+            merged = replace(self._areas[first], end=area.end)
+        if index < len(self._areas) and self._areas[index].continues(area):
+            merged = replace(merged, end=self._areas[index].end)
+            last += 1
+        self._put(first, last, [merged])
+
+    def protect(self, start: int, end: int, prot: int) -> None:
+        """Give every area in [start, end) these rights."""
+        for area in self.between(start, end):
+            if area.prot != prot:
+                self.add(replace(area, prot=prot))
+
+    def clear(self) -> None:
+        self._starts.clear()
+        self._areas.clear()
+
+    def check(self) -> None:
+        """Raise unless the areas are whole pages, in order and apart."""
+        for before, after in pairwise(self._areas):
+            if before.end > after.start:
+                raise AssertionError(f"{before} overlaps {after}")
+        for start, area in zip(self._starts, self._areas, strict=True):
+            if start != area.start or (start | area.end) % PAGE or area.start >= area.end:
+                raise AssertionError(f"{area} is malformed")
+
+    def _span(self, start: int, end: int) -> tuple[int, int]:
+        first = bisect_right(self._starts, start) - 1
+        if first < 0 or self._areas[first].end <= start:
+            first += 1
+        return first, max(first, bisect_left(self._starts, end))
+
+    def _put(self, first: int, last: int, areas: list[Area]) -> None:
+        self._areas[first:last] = areas
+        self._starts[first:last] = [area.start for area in areas]

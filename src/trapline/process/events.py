@@ -1,0 +1,51 @@
+"""What a recorder hears about the program besides its bus locks: files mapped, threads, children.
+
+Observers only look.  Everything is called on the host thread of the guest thread it concerns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trapline.process.areas import Area
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a program ended: by itself with `exit_status`, or by a signal."""
+
+    exit_status: int
+    signal: int = 0
+
+    @property
+    def shell_status(self) -> int:
+        """The one number shells report."""
+        return 128 + self.signal if self.signal else self.exit_status
+
+
+class ProgramObserver:
+    """Does nothing; a recorder overrides what it wants to know."""
+
+    def started(self, pid: int, program: str, argv: list[str]) -> None:
+        """A program image was loaded: at the start, and at each execve."""
+
+    def mapped(self, pid: int, area: Area) -> None:
+        """A file was mapped, or a mapping of one became executable or stopped being so."""
+
+    def unmapped(self, pid: int, area: Area) -> None: ...
+
+    def thread_started(self, pid: int, tid: int, name: str) -> None: ...
+
+    def thread_ended(self, pid: int, tid: int) -> None: ...
+
+    def forked(self, pid: int, child: int) -> None:
+        """In the parent: there is a child."""
+
+    def became_child(self, parent: int, pid: int) -> None:
+        """In the child, before anything else: recorders own copies of everything now."""
+
+    def ended(self, pid: int, outcome: Outcome) -> None:
+        """The process is about to end; last chance to write."""
+
+    def bus_lock_trap(self, pid: int, tid: int, name: str, rip: int) -> None:
+        """The monitor took a #DB for a bus lock; `rip` is the next instruction's."""

@@ -1,0 +1,190 @@
+"""How a process begins, becomes another program and ends.
+
+The loop in `run_leader` belongs to the host thread whose id is the process's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import struct
+from typing import NoReturn
+
+from trapline.kvm import Fpu, Regs
+from trapline.process.cpuid import hardware_capabilities
+from trapline.process.events import Outcome
+from trapline.process.load import Image, Plan, load
+from trapline.process.mapping import unmap_memory
+from trapline.process.memory import GuestMemory
+from trapline.process.process import Process
+from trapline.process.syscalls.table import NUMBERS
+from trapline.process.thread import EndThread, Thread
+
+_START_RFLAGS = 0x202
+_PR_SET_NAME, _PR_SET_MM, _PR_SET_MM_MAP = 15, 35, 14
+_PRCTL_MM_MAP = struct.Struct("<12QIi")
+_SIGKILL = 9
+
+
+def load_program(process: Process, planned: Plan) -> Regs:
+    """Put a program into the empty address space; the registers it starts with."""
+    try:
+        image = load(process.memory, planned, hardware_capabilities(process.machine.cpuid))
+    finally:
+        planned.close()
+    process.image = image
+    _tell_kernel(process.memory, image)
+    process.observer.started(process.pid, image.path, [os.fsdecode(a) for a in image.arguments])
+    return Regs(rip=image.entry, rsp=image.initial.rsp, rflags=_START_RFLAGS)
+
+
+def start_program(process: Process, planned: Plan) -> Thread:
+    """The first thread of a new process, ready to run."""
+    thread = process.leader = process.new_thread()
+    regs = load_program(process, planned)
+    thread.start(regs)
+    rename(thread, os.path.basename(os.fsdecode(planned.named)))
+    return thread
+
+
+def run_leader(process: Process, thread: Thread) -> Outcome:
+    """Run the first thread, then wait for the others; a child of a fork does not return."""
+    while True:
+        thread.run()
+        planned = _wait_for_rest(process, thread)
+        if planned is None:
+            break
+        with contextlib.suppress(EndThread):
+            replace_program(process, thread, planned)
+    process.thread_ended(thread)
+    assert process.ending is not None
+    process.observer.ended(process.pid, process.ending)
+    if process.parent:
+        leave_host_process(process.ending)
+    return process.ending
+
+
+def _wait_for_rest(process: Process, thread: Thread) -> Plan | None:
+    """Once the leader's own loop is over: the process's end, or a program to run next."""
+    with process.changed:
+        while True:
+            if process.pending_image is not None:
+                planned, process.pending_image = process.pending_image, None
+                return planned
+            if process.ending is not None and process.threads in ([], [thread]):
+                return None
+            for other in process.threads:
+                if other is not thread and process.ending is not None:
+                    other.interrupt()
+            process.changed.wait(0.01 if process.ending else 1)
+
+
+def leave_host_process(outcome: Outcome) -> NoReturn:
+    """End a forked VMM the way its program ended, so that whoever waits sees the right status."""
+    if outcome.signal:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        with contextlib.suppress(OSError, ValueError):
+            if outcome.signal != _SIGKILL:
+                signal.signal(outcome.signal, signal.SIG_DFL)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {outcome.signal})
+        os.kill(os.getpid(), outcome.signal)
+    os._exit(outcome.exit_status)
+
+
+def execute(process: Process, thread: Thread, planned: Plan) -> None:
+    """execve past the point of no return: other threads end, the old program goes."""
+    leader = process.leader
+    if thread is not leader:
+        # The new program is the first thread's, whose id is the process's.
+        with process.changed:
+            process.pending_image = planned
+            for other in process.threads:
+                other.must_end = True
+            process.changed.notify_all()
+        raise EndThread
+    end_others(process, thread)
+    replace_program(process, thread, planned)
+
+
+def end_others(process: Process, thread: Thread) -> None:
+    """Have every other thread end, and wait until they have."""
+    with process.changed:
+        for other in process.threads:
+            if other is not thread:
+                other.must_end = True
+        while any(other is not thread for other in process.threads):
+            for other in process.threads:
+                if other is not thread:
+                    other.interrupt()
+            process.changed.wait(0.01)
+
+
+def replace_program(process: Process, thread: Thread, planned: Plan) -> None:
+    """Empty the process and start another program on its one thread."""
+    end_others(process, thread)
+    for hook in process.on_execute:
+        hook(thread)
+    thread.must_end = False
+    _close_on_exec(process)
+    clear_memory(process.memory)
+    thread.clear_child_tid = thread.robust_list = 0
+    try:
+        regs = load_program(process, planned)
+    except OSError:
+        process.end(Outcome(0, _SIGKILL))  # as the kernel does past the point of no return
+    rename(thread, os.path.basename(os.fsdecode(planned.named)))
+    thread.vcpu.fs_base = thread.vcpu.gs_base = 0
+    thread.vcpu.set_fpu(Fpu())
+    thread.set_registers(regs)
+
+
+def rename(thread: Thread, name: str) -> None:
+    """What ps shows: the host thread is called as the guest's."""
+    text = os.fsencode(name)[:15]
+    thread.name = text.decode("utf-8", "replace")
+    buffer = ctypes.create_string_buffer(text)
+    thread.calls(NUMBERS["prctl"], _PR_SET_NAME, ctypes.addressof(buffer))
+
+
+def clear_memory(memory: GuestMemory) -> None:
+    """Give every area back, and the page tables with them."""
+    with memory.lock:
+        for area in memory.areas:
+            unmap_memory(memory, area.start, area.size)
+        memory.machine.tables.forget()
+        memory.world.flush()
+
+
+def _close_on_exec(process: Process) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        with contextlib.suppress(OSError):
+            if fd not in process.own_files and not os.get_inheritable(fd):
+                os.close(fd)
+
+
+def _tell_kernel(memory: GuestMemory, image: Image) -> None:
+    """Have /proc/PID/cmdline, environ and auxv show the program, for everyone who looks.
+
+    Kernels without PR_SET_MM_MAP go on showing the VMM to others; the program itself is served
+    by `procfs` in any case.
+    """
+    host, initial = memory.host, image.initial
+    auxiliary, auxiliary_end = initial.auxiliary
+    # The break stays the VMM's own: the kernel, asked to move it, would go by these numbers.
+    with open("/proc/self/stat", "rb") as file:
+        start_break = int(file.read().rsplit(b")", 1)[1].split()[44])
+    fields = [
+        *(host(place) for place in (*image.code, *image.data)),
+        start_break, memory.calls(NUMBERS["brk"], 0), host(initial.rsp),
+        *(host(place) for place in (*initial.arguments, *initial.environment)),
+        host(auxiliary),
+    ]  # fmt: skip
+    request = _PRCTL_MM_MAP.pack(*fields, auxiliary_end - auxiliary, -1)
+    buffer = ctypes.create_string_buffer(request, len(request))
+    with memory.lock:
+        memory.calls(
+            NUMBERS["prctl"], _PR_SET_MM, _PR_SET_MM_MAP, ctypes.addressof(buffer), len(request), 0
+        )

@@ -1,0 +1,221 @@
+"""The program's memory: where it lies on the host, what may be done with it, page faults.
+
+The mmap family changes it (`mapping`); here it is read, written, translated and filled in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import threading
+from dataclasses import dataclass
+from typing import Protocol
+
+from trapline.arch.exception import PF_FETCH, PF_WRITE
+from trapline.arch.paging import PTE_NX, PTE_P, PTE_W
+from trapline.process import layout
+from trapline.process.areas import PAGE, PROT_EXEC, PROT_READ, PROT_WRITE, Area, AreaMap
+from trapline.process.machine import GuestMachine
+from trapline.process.native import HostCalls
+from trapline.process.page_tables import TABLE_SPAN, user_flags
+
+SIGBUS, SIGSEGV = 7, 11
+SEGV_MAPERR, SEGV_ACCERR = 1, 2
+BUS_ADRERR = 2
+
+_READV, _WRITEV = 310, 311  # process_vm_readv, process_vm_writev
+_IOVEC = struct.Struct("<2Q")
+# An address the kernel answers EFAULT for, given in place of pointers to what is not the program's.
+BAD_POINTER = 0xDEAD_0000_0000_0000
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A page fault that is the program's own doing: the signal to send."""
+
+    signal: int
+    code: int
+    linear: int
+
+
+class GuestFault(OSError):
+    """A pointer of the program that points at nothing it may use."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EFAULT, "bad address")
+
+
+class World(Protocol):
+    """Who must hear of it when the address space changes."""
+
+    def flush(self) -> None:
+        """Make every processor forget translations before it runs on."""
+
+    def mapped(self, area: Area) -> None: ...
+
+    def unmapped(self, area: Area) -> None: ...
+
+
+class GuestMemory:
+    """One address space.  `lock` guards areas and page tables together."""
+
+    def __init__(self, machine: GuestMachine, world: World) -> None:
+        self.machine = machine
+        self.world = world
+        self.low_base = machine.low_base
+        self.areas = AreaMap()
+        self.lock = threading.RLock()
+        self.calls = HostCalls()  # for use under the lock
+        self.brk_start = 0
+        self.brk_end = 0
+
+    def changed(self, area: Area) -> None:
+        """Say that an area is there now, or may be executed now."""
+        if area.file is not None:
+            self.world.mapped(area)
+
+    def removed(self, area: Area) -> None:
+        if area.file is not None:
+            self.world.unmapped(area)
+
+    # -- pointers -------------------------------------------------------------------------------
+
+    def host(self, linear: int) -> int:
+        return linear if linear >= layout.LOW_SIZE else self.low_base + linear
+
+    def pointer(self, linear: int) -> int:
+        """A system call's pointer, for the host: NULL stays, what is not the program's is bad."""
+        if self.areas.find(linear) is not None:
+            return linear if linear >= layout.LOW_SIZE else self.low_base + linear
+        return linear and BAD_POINTER
+
+    def read(self, linear: int, size: int) -> bytes:
+        """Bytes of the program's memory; GuestFault if it may not read them itself."""
+        data = self.read_some(linear, size)
+        if len(data) != size:
+            raise GuestFault
+        return data
+
+    def read_some(self, linear: int, size: int) -> bytes:
+        """Up to `size` bytes: as many as there are before the first unreadable page."""
+        parts = []
+        for area in self.areas.between(linear, linear + size):
+            if area.start != linear or not area.prot:
+                break
+            buffer = ctypes.create_string_buffer(area.size)
+            done = self._transfer(_READV, ctypes.addressof(buffer), area.start, area.size)
+            parts.append(buffer.raw[:done])
+            if done < area.size:
+                break
+            linear = area.end
+        return b"".join(parts)
+
+    def write(self, linear: int, data: bytes | bytearray | memoryview) -> None:
+        """Store bytes; GuestFault if the program could not do it itself."""
+        data = bytes(data)
+        done = 0
+        for area in self.areas.between(linear, linear + len(data)):
+            if area.start != linear + done or not area.prot & PROT_WRITE:
+                break
+            part = data[done : done + area.size]
+            buffer = ctypes.create_string_buffer(part, len(part))
+            if self._transfer(_WRITEV, ctypes.addressof(buffer), area.start, len(part)) < len(part):
+                break
+            done += len(part)
+        if done != len(data):
+            raise GuestFault
+
+    def read_string(self, linear: int, limit: int = 1 << 17) -> bytes:
+        """A zero-terminated string; ENAMETOOLONG past the limit."""
+        parts: list[bytes] = []
+        size = 0
+        while size < limit:
+            part = self.read_some(linear, PAGE - linear % PAGE)
+            if not part:
+                raise GuestFault
+            end = part.find(0)
+            if end >= 0:
+                parts.append(part[:end])
+                return b"".join(parts)
+            parts.append(part)
+            size += len(part)
+            linear += len(part)
+        raise OSError(errno.ENAMETOOLONG, "string too long")
+
+    def read_word(self, linear: int) -> int:
+        return int.from_bytes(self.read(linear, 8), "little")
+
+    def write_word(self, linear: int, word: int) -> None:
+        self.write(linear, (word & (1 << 64) - 1).to_bytes(8, "little"))
+
+    def _transfer(self, number: int, buffer: int, linear: int, size: int) -> int:
+        """Copy through the kernel, which answers with a count where a plain copy would crash."""
+        local = ctypes.create_string_buffer(_IOVEC.pack(buffer, size), 16)
+        remote = ctypes.create_string_buffer(_IOVEC.pack(self.host(linear), size), 16)
+        with self.lock:
+            done = self.calls(
+                number, os.getpid(), ctypes.addressof(local), 1, ctypes.addressof(remote), 1, 0
+            )
+        return max(done, 0)
+
+    # -- page faults ----------------------------------------------------------------------------
+
+    def fault(self, linear: int, error: int) -> Fault | None:
+        """Fill in the pages around a faulting address, or say what signal it earns."""
+        with self.lock:
+            area = self.areas.find(linear) if linear < layout.USER_END else None
+            if area is None:
+                return Fault(SIGSEGV, SEGV_MAPERR, linear)
+            if error & PF_WRITE:
+                allowed = area.prot & PROT_WRITE
+            elif error & PF_FETCH:
+                allowed = area.prot & PROT_EXEC
+            else:
+                allowed = area.prot
+            if not allowed:
+                return Fault(SIGSEGV, SEGV_ACCERR, linear)
+            return self._fill(area, linear)
+
+    def _fill(self, area: Area, linear: int) -> Fault | None:
+        start = max(area.start, linear & -TABLE_SPAN)
+        end = min(area.end, (linear & -TABLE_SPAN) + TABLE_SPAN)
+        if area.file_end:
+            if linear >= area.file_end:
+                # Past the end of the file when it was mapped; it may have grown since.
+                start, end = linear & -PAGE, (linear & -PAGE) + PAGE
+                if not self._is_there(start):
+                    return Fault(SIGBUS, BUS_ADRERR, linear)
+            else:
+                end = min(end, area.file_end)
+        flags = page_flags(area.prot)
+        physical = self.machine.guest_physical(start)
+        self.machine.tables.map_run(start, physical, (end - start) // PAGE, flags)
+        return None
+
+    def _is_there(self, linear: int) -> bool:
+        buffer = ctypes.create_string_buffer(1)
+        return self._transfer(_READV, ctypes.addressof(buffer), linear, 1) == 1
+
+    def is_filled(self, linear: int, error: int) -> bool:
+        """Whether the tables already allow the access: the processor only remembered wrongly."""
+        entry = self.machine.tables.entry(linear)
+        if linear >= layout.USER_END or not entry & PTE_P:
+            return False
+        if error & PF_WRITE and not entry & PTE_W:
+            return False
+        return not (error & PF_FETCH and entry & PTE_NX)
+
+
+def page_flags(prot: int) -> int:
+    """Page-table flags for an area's rights; x86 cannot write or execute without reading."""
+    if not prot & (PROT_READ | PROT_WRITE | PROT_EXEC):
+        return 0
+    return user_flags(bool(prot & PROT_WRITE), bool(prot & PROT_EXEC))
+
+
+def host_prot(prot: int) -> int:
+    """The rights of the host's mapping: the VMM reads what the guest executes."""
+    rights = prot & (PROT_READ | PROT_WRITE)
+    return rights | PROT_READ if prot & (PROT_EXEC | PROT_WRITE) else rights

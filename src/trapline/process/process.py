@@ -1,0 +1,156 @@
+"""One guest process: its memory, its threads, its signals, and what the VMM knows about it.
+
+The pieces know their own trade; this is where they are held together.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+
+from trapline.kvm import Kvm, exits
+from trapline.process.areas import Area
+from trapline.process.delivery import Delivery, FatalOnly
+from trapline.process.events import Outcome, ProgramObserver
+from trapline.process.exceptions import handle_exception
+from trapline.process.load import Image, Plan
+from trapline.process.machine import GuestMachine
+from trapline.process.memory import GuestMemory
+from trapline.process.policy import Policy
+from trapline.process.procfs import Paths
+from trapline.process.syscalls import system_call
+from trapline.process.thread import EndThread, Thread
+from trapline.process.world import World
+
+
+class _ProcessWorld(World):
+    """Passes news of the address space on to the observer."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        self._process = process
+
+    def mapped(self, area: Area) -> None:
+        self._process.observer.mapped(self._process.pid, area)
+
+    def unmapped(self, area: Area) -> None:
+        self._process.observer.unmapped(self._process.pid, area)
+
+
+class Process:
+    """A Linux process that runs as the guest of this VMM."""
+
+    def __init__(
+        self,
+        kvm: Kvm,
+        *,
+        observer: ProgramObserver | None = None,
+        policy: Policy | None = None,
+        follow: bool = True,
+    ) -> None:
+        self.kvm = kvm
+        self.observer = observer or ProgramObserver()
+        self.policy = policy or Policy()
+        self.follow = follow
+        self.pid = os.getpid()
+        self.parent = 0  # the traced process that forked this one, 0 for the first
+        self.world = _ProcessWorld(self)
+        self.machine = GuestMachine(kvm)
+        self.memory = GuestMemory(self.machine, self.world)
+        self.signals: Delivery = FatalOnly(self)
+        self.paths = Paths(self)
+        self.own_files: set[int] = set()  # descriptors of the VMM, which the program does not see
+        self.limits: dict[int, tuple[int, int]] = {}  # rlimits the program set for itself only
+        self.personality = 0
+        self.image: Image | None = None
+        self.leader: Thread | None = None  # the thread whose id is the process's
+        self.pending_image: Plan | None = None  # execve by a thread that is not the leader
+        self.on_execute: list[Callable[[Thread], None]] = []  # run before the old program goes
+        self.ending: Outcome | None = None
+        self.lock = threading.RLock()  # threads, ending, pending_image
+        self.changed = threading.Condition(self.lock)  # a thread ended, or something is pending
+
+    # -- threads --------------------------------------------------------------------------------
+
+    @property
+    def threads(self) -> list[Thread]:
+        """The threads that have not ended."""
+        return self.world.threads
+
+    def new_thread(self) -> Thread:
+        """A thread with a processor of its own; `start` and `run` it on its host thread."""
+        with self.lock:
+            thread = Thread(self, self.machine.take_processor())
+            self.world.threads.append(thread)
+            return thread
+
+    def thread_ended(self, thread: Thread) -> None:
+        """Forget a thread whose loop is over; its processor serves another."""
+        with self.changed:
+            if thread in self.world.threads:
+                self.world.threads.remove(thread)
+                self.machine.give_back(thread.processor)
+            self.changed.notify_all()
+
+    def current_thread(self) -> Thread | None:
+        """The guest thread that the calling host thread runs."""
+        ident = threading.get_ident()
+        for thread in self.world.threads:
+            if thread.host_thread == ident:
+                return thread
+        return None
+
+    # -- what comes out of the guest --------------------------------------------------------------
+
+    def system_call(self, thread: Thread) -> None:
+        system_call(thread)
+
+    def exception(self, thread: Thread, vector: int) -> None:
+        handle_exception(thread, vector)
+
+    def attend(self, thread: Thread) -> None:
+        """Something waits for the thread: its end, the end of the process, or signals."""
+        if self.ending is not None or thread.must_end:
+            raise EndThread
+        self.signals.attend(thread)
+
+    def bus_lock_trap(self, thread: Thread, rip: int) -> int:
+        """The monitor took a bus-lock #DB; the signal that the policy asks for, or 0."""
+        signal = self.policy.apply()
+        self.observer.bus_lock_trap(self.pid, thread.tid, thread.name, rip)
+        if self.policy.warns:
+            self.warn(thread, rip)
+        return signal
+
+    def warn(self, thread: Thread, rip: int) -> None:
+        """The kernel's own line (arch/x86/kernel/cpu/bus_lock.c), which tools look for."""
+        sys.stderr.write(
+            f"x86/split lock detection: #DB: {thread.name}/{thread.tid} "
+            f"took a bus_lock trap at address: {rip:#x}\n"
+        )
+
+    def unexpected_exit(self, thread: Thread, exit: exits.Exit) -> None:
+        """An exit that a program under the monitor has no way to cause."""
+        raise RuntimeError(f"the guest left with {exit} at {thread.vcpu.regs.rip:#x}")
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def end(self, outcome: Outcome) -> int:
+        """End the whole process (exit_group, a fatal signal); does not return."""
+        with self.changed:
+            if self.ending is None:
+                self.ending = outcome
+                for thread in self.threads:
+                    if thread.host_thread != threading.get_ident():
+                        thread.interrupt()
+            self.changed.notify_all()
+        raise EndThread
+
+    def end_thread(self, thread: Thread, status: int) -> int:
+        """exit: the thread ends, and the process with its last one; does not return."""
+        with self.lock:
+            if all(other is thread or other.must_end for other in self.threads):
+                self.end(Outcome(status))
+        raise EndThread

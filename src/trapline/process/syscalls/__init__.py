@@ -1,0 +1,17 @@
+"""The system calls of a program: names only.  Importing it registers every handler."""
+
+from trapline.process.syscalls import execute, files, identity, memory, vectors
+from trapline.process.syscalls.dispatch import arguments, handles, system_call
+from trapline.process.syscalls.table import NUMBERS
+
+__all__ = [
+    "NUMBERS",
+    "arguments",
+    "execute",
+    "files",
+    "handles",
+    "identity",
+    "memory",
+    "system_call",
+    "vectors",
+]

@@ -1,0 +1,198 @@
+"""One thread of the program: a vCPU on a host thread, and the loop that runs it.
+
+Knows how the program's registers are held while the monitor is left, and who handles which exit.
+"""
+
+from __future__ import annotations
+
+import threading
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from trapline.kvm import Regs, exits
+from trapline.process import layout
+from trapline.process.machine import Processor, cpu_registers_start
+from trapline.process.native import HostCalls
+
+if TYPE_CHECKING:
+    from trapline.process.process import Process
+
+GENERAL = (
+    *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp"),
+    *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"),
+)
+_MASK = (1 << 64) - 1
+
+
+class Where(Enum):
+    """How the program's RIP, RFLAGS and RSP are held while its thread is out of the guest."""
+
+    SYSRET = "rcx, r11 and rsp, as SYSCALL leaves them"
+    FRAME = "the frame on the monitor's stack"
+    USER = "the vCPU's own registers: it was stopped in the program"
+
+
+class EndThread(BaseException):
+    """Unwinds a thread's loop when the thread or the whole process is to end."""
+
+
+class Thread:
+    """One guest thread.  All but `kick` belongs to its host thread."""
+
+    def __init__(self, process: Process, processor: Processor, calls: HostCalls | None = None):
+        self.process = process
+        self.processor = processor
+        self.vcpu = processor.vcpu
+        self.calls = calls or HostCalls()
+        self.host_thread = 0
+        self.tid = 0
+        self.name = ""
+        self.in_guest = False
+        self.must_end = False
+        self.needs_flush = False
+        self.where = Where.FRAME
+        self.call_number = -1  # of the system call being answered; -1 outside of one
+        self.clear_child_tid = 0
+        self.robust_list = 0
+        self.robust_list_size = 0
+        self.scratch: object = None  # keeps a buffer alive while the host reads it
+        self._saved_rax: int | None = None
+
+    # -- registers of the program ---------------------------------------------------------------
+
+    def get_registers(self) -> Regs:
+        """A copy of the program's registers, wherever they are held."""
+        view = self.vcpu.regs
+        regs = Regs(**{name: getattr(view, name) for name in GENERAL})
+        if self.where is Where.SYSRET:
+            regs.rip, regs.rflags, regs.rsp = view.rcx, view.r11, view.rsp
+        elif self.where is Where.FRAME:
+            _, _, regs.rip, _, regs.rflags, regs.rsp, _ = self.processor.read_frame()
+        else:
+            regs.rip, regs.rflags, regs.rsp = view.rip, view.rflags, view.rsp
+        return regs
+
+    def set_registers(self, regs: Regs) -> None:
+        """Have the program go on with exactly these; RIP and RFLAGS are trusted."""
+        view = self.vcpu.regs
+        for name in GENERAL:
+            setattr(view, name, getattr(regs, name))
+        if self.where is Where.USER:
+            view.rip, view.rflags, view.rsp = regs.rip, regs.rflags, regs.rsp
+        else:
+            self.processor.write_frame(regs.rip, regs.rflags, regs.rsp)
+            self.where = Where.FRAME
+
+    @property
+    def rip(self) -> int:
+        """The program's RIP."""
+        if self.where is Where.SYSRET:
+            return self.vcpu.regs.rcx
+        if self.where is Where.FRAME:
+            return self.processor.read_frame()[2]
+        return self.vcpu.regs.rip
+
+    # -- running --------------------------------------------------------------------------------
+
+    def start(self, regs: Regs, fs_base: int = 0) -> None:
+        """Bring the processor up through the monitor's start, ready to run the program."""
+        self.host_thread = threading.get_ident()
+        self.tid = threading.get_native_id()
+        self.processor.write_frame(regs.rip, regs.rflags, regs.rsp)
+        cpu_registers_start(
+            self.processor, self.process.machine.monitor.start, self.process.policy.detects
+        )
+        self.vcpu.fs_base = fs_base
+        exit = self.vcpu.run()
+        while isinstance(exit, exits.Interrupted):
+            exit = self.vcpu.run()
+        if not isinstance(exit, exits.Io) or exit.port != layout.PORT_READY:
+            raise RuntimeError(f"the monitor did not start: {exit}")
+        self.where = Where.FRAME
+        self.set_registers(regs)
+
+    def run(self) -> None:
+        """Run the program's thread until it ends."""
+        process = self.process
+        world = process.world
+        vcpu = self.vcpu
+        try:
+            while True:
+                if self.calls.words[0] or self.must_end or process.ending:
+                    process.attend(self)
+                world.enter(self)
+                self._resume()
+                exit = vcpu.run()
+                world.leave(self)
+                if type(exit) is exits.Io:
+                    self._left_through(exit.port)
+                elif type(exit) is exits.Interrupted:
+                    self._interrupted()
+                else:
+                    process.unexpected_exit(self, exit)
+        except EndThread:
+            pass
+
+    def _resume(self) -> None:
+        """Point the vCPU at the way back to the program."""
+        regs = self.vcpu.regs
+        monitor = self.process.machine.monitor
+        self._saved_rax = None
+        if self.needs_flush:
+            self.needs_flush = False
+            if self.where is Where.USER:
+                self.vcpu.nmi()
+                return
+            if self.where is Where.SYSRET:
+                self.processor.write_frame(regs.rcx, regs.r11, regs.rsp)
+                self.where = Where.FRAME
+            self._saved_rax = regs.rax
+            regs.rip = monitor.leave_flushed
+            regs.rsp = self.processor.frame_linear
+        elif self.where is Where.SYSRET:
+            regs.rip = monitor.sysret
+        elif self.where is Where.FRAME:
+            regs.rip = monitor.leave
+            regs.rsp = self.processor.frame_linear
+
+    def _left_through(self, port: int) -> None:
+        if port == layout.PORT_SYSCALL:
+            self.where = Where.SYSRET
+            self.process.system_call(self)
+        else:
+            self.where = Where.FRAME
+            self.process.exception(self, port - layout.PORT_VECTOR)
+
+    def take_system_call(self, rsp: int) -> None:
+        """A system call whose SYSCALL left RCX and R11 as it should, but not by the usual way."""
+        self.vcpu.regs.rsp = rsp
+        self.where = Where.SYSRET
+        self.process.system_call(self)
+
+    def _interrupted(self) -> None:
+        """A kick: find out how the program's registers are held now."""
+        rip = self.vcpu.regs.rip
+        if rip < layout.MONITOR:
+            self.where = Where.USER
+        elif rip in self.process.machine.monitor.returns:
+            # On the way back, nothing of the program has run: all is as it was handed over.
+            if self._saved_rax is not None:
+                self.vcpu.regs.rax = self._saved_rax
+        else:
+            # On the way out: the exit that follows is what counts.
+            self._finish_exit()
+
+    def _finish_exit(self) -> None:
+        exit = self.vcpu.run()
+        while isinstance(exit, exits.Interrupted):
+            exit = self.vcpu.run()
+        if not isinstance(exit, exits.Io):
+            self.process.unexpected_exit(self, exit)
+            return
+        self._left_through(exit.port)
+
+    def interrupt(self) -> None:
+        """From any thread: have this one come out of the guest, or out of a host call, and attend
+        to what waits for it."""
+        self.calls.words[0] = 1
+        self.vcpu.kick()
