@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 
 import iced_x86
 from iced_x86 import DecoderOptions, MemorySizeExt, OpKind, Register
@@ -18,6 +18,7 @@ from trapline.processor.state import GPR_NAMES, OFFSET, XMM_OFFSET
 
 _ZERO = OFFSET["zero"]
 _RSP = OFFSET["rsp"]
+_STACK_BASES = frozenset((Register.RSP, Register.ESP, Register.RBP, Register.EBP))
 _SEGMENT_NAMES = {
     Register.ES: "es", Register.CS: "cs", Register.SS: "ss",
     Register.DS: "ds", Register.FS: "fs", Register.GS: "gs",
@@ -85,14 +86,28 @@ _STRING_KINDS = {
 _BRANCH_KINDS = (OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _memory_width(memory_size: int) -> int:
     return int(MemorySizeExt.size(memory_size)) * 8
 
 
-@lru_cache(maxsize=None)
+@cache
 def _operand_size(code: int) -> int:
     return int(iced_x86.OpCodeInfo(code).operand_size)
+
+
+@cache
+def _address_size(code: int) -> int:
+    """What the opcode itself says, as that of LOOP does; 0 where it says nothing."""
+    return int(iced_x86.OpCodeInfo(code).address_size)
+
+
+def _segment(item: iced_x86.Instruction, bitness: int) -> str:
+    """64-bit code ignores the prefixes of ES, CS, SS and DS (SDM 2A, 2.1.1)."""
+    name = _SEGMENT_NAMES[item.memory_segment]
+    if bitness != 64 or name in ("fs", "gs"):
+        return name
+    return "ss" if item.memory_base in _STACK_BASES else "ds"
 
 
 def _address_width(item: iced_x86.Instruction, bitness: int) -> int:
@@ -119,7 +134,7 @@ def _memory(item: iced_x86.Instruction, bitness: int) -> Bound:
         index=_REGISTERS[index][2] if index else _ZERO,
         scale=scale.bit_length() - 1,
         displacement=item.memory_displacement & 0xFFFFFFFFFFFFFFFF,
-        segment=_SEGMENT_NAMES[item.memory_segment],
+        segment=_segment(item, bitness),
         address_width=width,
     )
 
@@ -138,7 +153,7 @@ def _operand(item: iced_x86.Instruction, number: int, bitness: int) -> Bound:
     if kind in _STRING_KINDS:
         register, width = _STRING_KINDS[kind]
         to_es = kind in (OpKind.MEMORY_ESDI, OpKind.MEMORY_ESEDI, OpKind.MEMORY_ESRDI)
-        segment = "es" if to_es else _SEGMENT_NAMES[item.memory_segment]
+        segment = "es" if to_es else _segment(item, bitness)
         return Bound(
             "mem", _memory_width(item.memory_size), base=OFFSET[register], index=_ZERO,
             segment=segment, address_width=width,
@@ -167,7 +182,7 @@ def _form(item: iced_x86.Instruction, name: str, operands: tuple[Bound, ...], bi
         repeat = "repne"
     elif item.has_rep_prefix:
         repeat = "rep"
-    address_width = bitness
+    address_width = _address_size(item.code) or bitness
     for bound in operands:
         if bound.kind == "mem":
             address_width = bound.address_width

@@ -9,7 +9,10 @@ _BR = 5  # #BR, BOUND Range Exceeded
 # Encodings that processors without the feature (shadow stacks, MPX, cache hints) execute as NOP.
 _HINTS = {
     "nop": ("90", "0F 1F /0"),
-    "reservednop": tuple(f"0F {opcode} /r" for opcode in "0D 18 19 1A 1B 1C 1D 1E".split()),
+    "reservednop": (
+        "0F 0D /r", "0F 18 /r", "0F 19 /r", "0F 1A /r", "0F 1B /r", "0F 1C /r", "0F 1D /r",
+        "0F 1E /r",
+    ),
     "pause": ("F3 90",),
     "endbr32": ("F3 0F 1E FB",),
     "endbr64": ("F3 0F 1E FA",),
@@ -28,7 +31,7 @@ _HINTS = {
     # Program order is kept for loads among themselves and for stores among themselves anyway.
     "lfence": ("0F AE /5",),
     "sfence": ("0F AE /7",),
-}
+}  # fmt: skip
 
 
 def _hint(cpu: Cpu, *operands: Operand) -> None:
