@@ -1,0 +1,130 @@
+"""VM entry and VM exit: the whole of `core.enter(vmcs)`.
+
+Checks run again only for what was written since they last passed.  The hypervisor that enters is
+not on this processor, so no host state is loaded on the way out.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from trapline.arch import vmx
+from trapline.arch.vmx import ExitReason
+from trapline.processor.exceptions import inject
+from trapline.processor.guest import HARDWARE_EXCEPTION, Leave, VmExit
+from trapline.processor.vmx.intercepts import VmxGuest
+from trapline.processor.vmx.preparation import prepare
+from trapline.processor.vmx.vmcs import Vmcs
+
+if TYPE_CHECKING:
+    from trapline.processor.core import Core
+
+# The exits that leave debug exceptions pending (SDM 3C, "Saving Non-Register State").
+_KEEPS_PENDING_DEBUG: Final = frozenset(
+    {
+        ExitReason.INIT,
+        ExitReason.IO_SMI,
+        ExitReason.OTHER_SMI,
+        ExitReason.MONITOR_TRAP_FLAG,
+        ExitReason.TPR_BELOW_THRESHOLD,
+        ExitReason.VIRTUALIZED_EOI,
+        ExitReason.APIC_WRITE,
+        ExitReason.BUS_LOCK,
+    }
+)
+_MOV_SS: Final = 2
+_SOFTWARE: Final = (4, 6)
+_OTHER: Final = 7
+_NAP: Final = 0.001  # seconds between two looks at a guest that waits in HLT
+
+
+def enter(core: Core, vmcs: Vmcs) -> VmExit:
+    """Run the guest until something must leave it; VmFail where the controls are refused."""
+    guest = vmcs.guest
+    if guest is None or core.guest is not guest:
+        guest = _make_current(core, vmcs)
+    if vmcs.dirty or vmcs.entry_info:
+        refusal = prepare(core, vmcs)
+        if refusal is not None:
+            vmcs.exit = refusal
+            return refusal
+    saved = _switch(core, vmcs) if vmcs.unsaved or vmcs.unloaded else None
+    try:
+        if vmcs.entry_info:
+            _inject(core, vmcs, guest)
+        else:
+            guest.mtf_armed = False
+        _run(core, guest)
+    except Leave as leave:
+        exit = leave.exit
+    state = core.state
+    if state.pending_debug:
+        _keep_or_drop_traps(core, exit)
+    if saved is not None:
+        for slot, word in saved:
+            state.q[slot] = word
+    vmcs.entry_info = 0
+    vmcs.exit = exit
+    return exit
+
+
+def _make_current(core: Core, vmcs: Vmcs) -> VmxGuest:
+    """VMPTRLD, where the hypervisor did not do it before."""
+    other = core.guest
+    if isinstance(other, VmxGuest):
+        other.vmcs.clear()
+    vmcs.clear()
+    vmcs.load(core)
+    guest = vmcs.guest
+    assert guest is not None
+    core.guest = guest
+    return guest
+
+
+def _switch(core: Core, vmcs: Vmcs) -> list[tuple[int, int]]:
+    """Registers that this entry or its exit does not switch; what the fields hold afterwards."""
+    q = core.state.q
+    saved = [(slot, q[slot]) for slot in vmcs.unsaved]
+    for slot, word in vmcs.unloaded:
+        q[slot] = word
+    return saved
+
+
+def _run(core: Core, guest: VmxGuest) -> None:
+    """Never returns: ends with Leave."""
+    state = core.state
+    while True:
+        core.run()
+        if state.attention:
+            state.attention = 0
+            guest.intercept_interrupt()
+        elif state.activity:
+            time.sleep(_NAP)
+
+
+def _inject(core: Core, vmcs: Vmcs, guest: VmxGuest) -> None:
+    """Deliver the event of the VM-entry interruption information through the guest's IDT."""
+    information, state = vmcs.entry_info, core.state
+    kind = information >> vmx.EVENT_TYPE_SHIFT & 7
+    guest.mtf_armed = True  # the monitor trap comes before the handler's first instruction
+    if kind == _OTHER:
+        guest.watches |= 1
+        guest.intercept_boundary(True)
+    # SDM 3C, "Delivery of Pending Debug Exceptions after VM Entry".
+    if kind not in _SOFTWARE or state.interrupt_shadow != _MOV_SS:
+        state.pending_debug = 0
+    has_error_code = information & vmx.EVENT_ERROR_CODE
+    error_code = vmcs.entry_error_code if has_error_code else None
+    length = vmcs.entry_length if kind > HARDWARE_EXCEPTION else 0
+    inject(core, information & vmx.EVENT_VECTOR, error_code, kind=kind, length=length)
+
+
+def _keep_or_drop_traps(core: Core, exit: VmExit) -> None:
+    """What the pending-debug-exceptions field holds after an exit that met debug traps."""
+    state = core.state
+    if exit.reason & vmx.REASON_BASIC in _KEEPS_PENDING_DEBUG:
+        return
+    is_debug = exit.interruption_info & 0x7FF == HARDWARE_EXCEPTION << 8 | 1
+    if is_debug or state.interrupt_shadow != _MOV_SS:
+        state.pending_debug = 0
