@@ -6,7 +6,7 @@ OSError with KVM's errno.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from trapline.arch.cpuid import CpuidEntry
@@ -50,6 +50,10 @@ class Kvm(Protocol):
     def get_msr_index_list(self) -> list[int]: ...
 
     def create_vm(self) -> Vm: ...
+
+    def place_files(self, place: Callable[[int], int]) -> None:
+        """Have `place` move every descriptor that this holds or its VMs and vCPUs will hold; it
+        is given the number and answers with the new one."""
 
     def close(self) -> None: ...
 

@@ -161,6 +161,4 @@ def _truncated(name: str) -> ExecError:
 
 
 def _damaged(name: str) -> ExecError:
-    return ExecError(
-        errno.ENOEXEC, f"{name} has damaged ELF headers", "Copy or build it again."
-    )
+    return ExecError(errno.ENOEXEC, f"{name} has damaged ELF headers", "Copy or build it again.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trapline.arch.debug import DR6_BUS_LOCK, DR6_BS
+from trapline.arch.debug import DR6_BS, DR6_BUS_LOCK
 from trapline.arch.exception import Vector
 from trapline.arch.registers import RFLAGS_IF
 from trapline.process import layout

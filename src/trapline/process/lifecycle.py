@@ -10,7 +10,7 @@ import ctypes
 import os
 import signal
 import struct
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from trapline.kvm import Fpu, Regs
 from trapline.process.cpuid import hardware_capabilities
@@ -18,9 +18,11 @@ from trapline.process.events import Outcome
 from trapline.process.load import Image, Plan, load
 from trapline.process.mapping import unmap_memory
 from trapline.process.memory import GuestMemory
-from trapline.process.process import Process
 from trapline.process.syscalls.table import NUMBERS
 from trapline.process.thread import EndThread, Thread
+
+if TYPE_CHECKING:
+    from trapline.process.process import Process
 
 _START_RFLAGS = 0x202
 _PR_SET_NAME, _PR_SET_MM, _PR_SET_MM_MAP = 15, 35, 14

@@ -216,9 +216,7 @@ def load(memory: GuestMemory, planned: Plan, capabilities: int) -> Image:
     )
 
 
-def _map_image(
-    memory: GuestMemory, fd: int, headers: ElfHeaders, name: str, hint: int
-) -> int:
+def _map_image(memory: GuestMemory, fd: int, headers: ElfHeaders, name: str, hint: int) -> int:
     """Map the segments; the load bias."""
     start, end = headers.span
     flags = _ANONYMOUS | MAP_NORESERVE
@@ -245,9 +243,7 @@ def _map_image(
     return base
 
 
-def _map_segment(
-    memory: GuestMemory, fd: int, segment: LoadSegment, base: int, name: str
-) -> None:
+def _map_segment(memory: GuestMemory, fd: int, segment: LoadSegment, base: int, name: str) -> None:
     first = base + segment.linear & -PAGE
     file_end = base + segment.linear + segment.file_size
     memory_end = base + segment.linear + segment.memory_size + PAGE - 1 & -PAGE

@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 
 from trapline.arch import msr
+from trapline.arch.paging import PTE_A, PTE_D, PTE_P, PTE_W
 from trapline.arch.registers import (
     CR0_AM,
     CR0_ET,
@@ -29,7 +30,7 @@ from trapline.kvm import Dtable, Kvm, Segment, Sregs, Vcpu
 from trapline.process import layout, monitor
 from trapline.process.cpuid import XCR0, for_program
 from trapline.process.native import HostCalls, view
-from trapline.process.page_tables import PTE_A, PTE_D, PTE_P, PTE_W, PageTables
+from trapline.process.page_tables import PageTables
 
 _MMAP = 9
 _MUNMAP = 11

@@ -71,7 +71,7 @@ def _choose(memory: GuestMemory, hint: int, size: int, flags: int) -> int | None
     """A place below 4 GiB if the program asks for one; elsewhere the host chooses."""
     if flags & MAP_32BIT:
         return memory.areas.find_gap(size, *_LOW_32BIT)
-    if layout.LOWEST <= hint and hint + size <= layout.LOW_SIZE:
+    if hint >= layout.LOWEST and hint + size <= layout.LOW_SIZE:
         return None if memory.areas.between(hint, hint + size) else hint
     return None
 
@@ -99,9 +99,7 @@ def _map_at(
         return -errno.ENOMEM
     host = memory.host(linear)
     _forget_pages(memory, linear, size)
-    result = memory.calls(
-        MMAP, host, size, host_prot(prot), flags | MAP_FIXED, fd & _MASK, offset
-    )
+    result = memory.calls(MMAP, host, size, host_prot(prot), flags | MAP_FIXED, fd & _MASK, offset)
     if result < 0:
         release_unused(memory, linear, size)
         return result

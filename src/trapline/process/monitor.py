@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 from iced_x86 import BlockEncoder, Code, Instruction, MemoryOperand, Register
 
@@ -77,16 +78,16 @@ class _Assembler:
         self._pending.clear()
         self.instructions.append(instruction)
 
-    def op(self, code: int) -> None:
+    def op(self, code: Any) -> None:
         self.emit(Instruction.create(code))
 
-    def reg(self, code: int, register: int) -> None:
+    def reg(self, code: Any, register: Any) -> None:
         self.emit(Instruction.create_reg(code, register))
 
-    def reg_reg(self, code: int, first: int, second: int) -> None:
+    def reg_reg(self, code: Any, first: Any, second: Any) -> None:
         self.emit(Instruction.create_reg_reg(code, first, second))
 
-    def reg_imm(self, code: int, register: int, immediate: int) -> None:
+    def reg_imm(self, code: Any, register: Any, immediate: int) -> None:
         self.emit(Instruction.create_reg_u32(code, register, immediate))
 
     def rsp_add(self, size: int) -> None:
@@ -96,7 +97,7 @@ class _Assembler:
         self.outs.append(len(self.instructions))
         self.emit(Instruction.create_u32_reg(Code.OUT_IMM8_AL, port, Register.AL))
 
-    def branch(self, code: int, label: str) -> None:
+    def branch(self, code: Any, label: str) -> None:
         self.emit(Instruction.create_branch(code, self.labels[label] + 1))
 
 

@@ -75,7 +75,7 @@ class HostCalls:
     __slots__ = ("_host", "_keep", "words")
 
     def __init__(self, block: int | None = None) -> None:
-        self._keep = None if block else (ctypes.c_char * (2 * BLOCK_SIZE))()
+        self._keep = (ctypes.c_char * (2 * BLOCK_SIZE))()
         if block is None:
             block = ctypes.addressof(self._keep) + BLOCK_SIZE - 1 & -BLOCK_SIZE
         self._host = block
@@ -92,7 +92,7 @@ class HostCalls:
         words[5] = d
         words[6] = e
         words[7] = f
-        return _function(self._host)
+        return int(_function(self._host))
 
 
 def view(host: int, size: int) -> memoryview:

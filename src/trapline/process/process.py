@@ -6,6 +6,7 @@ The pieces know their own trade; this is where they are held together.
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import threading
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from trapline.process.exceptions import handle_exception
 from trapline.process.load import Image, Plan
 from trapline.process.machine import GuestMachine
 from trapline.process.memory import GuestMemory
+from trapline.process.own_files import OwnFiles
 from trapline.process.policy import Policy
 from trapline.process.procfs import Paths
 from trapline.process.syscalls import system_call
@@ -56,13 +58,16 @@ class Process:
         self.follow = follow
         self.pid = os.getpid()
         self.parent = 0  # the traced process that forked this one, 0 for the first
+        self.own_files = OwnFiles()
+        kvm.place_files(self.own_files.keep)
         self.world = _ProcessWorld(self)
         self.machine = GuestMachine(kvm)
         self.memory = GuestMemory(self.machine, self.world)
         self.signals: Delivery = FatalOnly(self)
         self.paths = Paths(self)
-        self.own_files: set[int] = set()  # descriptors of the VMM, which the program does not see
-        self.limits: dict[int, tuple[int, int]] = {}  # rlimits the program set for itself only
+        self.limits: dict[int, tuple[int, int]] = {  # rlimits as the program sees and sets them
+            resource.RLIMIT_NOFILE: self.own_files.limits
+        }
         self.personality = 0
         self.image: Image | None = None
         self.leader: Thread | None = None  # the thread whose id is the process's

@@ -57,7 +57,7 @@ class Paths:
         return fd
 
     def _own_entry(self, linear: int) -> bytes:
-        """"exe" for any of the names of /proc/self/exe, and so on; empty for all else."""
+        """ "exe" for any of the names of /proc/self/exe, and so on; empty for all else."""
         try:
             head = self._process.memory.read_some(linear, 6)
             if head != b"/proc/":

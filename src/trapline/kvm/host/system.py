@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Callable
 
 from trapline.arch.cpuid import CpuidEntry
 from trapline.kvm import abi
@@ -25,6 +26,7 @@ class HostKvm:
 
     def __init__(self, path: str = "/dev/kvm") -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._place: Callable[[int], int] = int
         if self.get_api_version() != abi.API_VERSION:
             version = self.get_api_version()
             self.close()
@@ -51,10 +53,15 @@ class HostKvm:
         (count,) = struct.unpack_from("<I", buffer)
         return list(struct.unpack_from(f"<{count}I", buffer, 4))
 
+    def place_files(self, place: Callable[[int], int]) -> None:
+        self._fd = place(self._fd)
+        self._place = place
+
     def create_vm(self) -> HostVm:
         mmap_size = fcntl.ioctl(self._fd, abi.GET_VCPU_MMAP_SIZE, 0)
         sync_regs = self.check_extension(abi.Capability.SYNC_REGS)
-        return HostVm(fcntl.ioctl(self._fd, abi.CREATE_VM, 0), mmap_size, sync_regs)
+        fd = self._place(fcntl.ioctl(self._fd, abi.CREATE_VM, 0))
+        return HostVm(fd, mmap_size, sync_regs, self._place)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -63,8 +70,11 @@ class HostKvm:
 class HostVm:
     """One VM of the host's KVM."""
 
-    def __init__(self, fd: int, mmap_size: int, sync_regs: int) -> None:
+    def __init__(
+        self, fd: int, mmap_size: int, sync_regs: int, place: Callable[[int], int]
+    ) -> None:
         self._fd = fd
+        self._place = place
         self._mmap_size = mmap_size
         self._sync_regs = sync_regs
 
@@ -90,7 +100,7 @@ class HostVm:
         fcntl.ioctl(self._fd, abi.SET_IDENTITY_MAP_ADDR, struct.pack("<Q", guest_physical))
 
     def create_vcpu(self, vcpu_id: int) -> HostVcpu:
-        fd = fcntl.ioctl(self._fd, abi.CREATE_VCPU, vcpu_id)
+        fd = self._place(fcntl.ioctl(self._fd, abi.CREATE_VCPU, vcpu_id))
         return HostVcpu(fd, self._mmap_size, self._sync_regs)
 
     def close(self) -> None:

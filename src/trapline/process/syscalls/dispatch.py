@@ -88,8 +88,7 @@ def _pass_through(number: int, signature: str) -> Handler:
     if not signature.strip("i"):
         return _plain(number, len(signature))
     steps = [
-        (name, _CONVERTERS.get(letter))
-        for name, letter in zip(_ARGUMENTS, signature, strict=False)
+        (name, _CONVERTERS.get(letter)) for name, letter in zip(_ARGUMENTS, signature, strict=False)
     ]
 
     def call(thread: Thread) -> int:

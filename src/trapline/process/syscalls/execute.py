@@ -6,6 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from trapline.process.lifecycle import execute
 from trapline.process.load import plan
 from trapline.process.memory import GuestMemory
 from trapline.process.syscalls.dispatch import arguments, handles

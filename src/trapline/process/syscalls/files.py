@@ -123,7 +123,7 @@ def close_range(thread: Thread) -> int:
     first, last = first & _CLOSE_RANGE_MOST, last & _CLOSE_RANGE_MOST
     if first > last:
         return -errno.EINVAL
-    for own in sorted(thread.process.own_files):
+    for own in thread.process.own_files:
         if first <= own <= last:
             if first < own:
                 result = thread.calls(NUMBERS["close_range"], first, own - 1, flags)

@@ -1,4 +1,4 @@
-"""The memory calls: the mmap family, brk, shared memory segments, and what must not reach the VMM."""
+"""The memory calls: the mmap family, brk, shared memory segments."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The system calls of x86-64: number, name, and what the arguments are.
 
 Arguments: i a number, f a descriptor, p a pointer, s a path, n a path whose last link is not
-followed.  "*" stands for a handler of our own (structures that hold pointers, or the VMM's business),
-"!" for a call a program under Trapline does not have: the text after it is the errno it gets.
+followed.  "*" stands for a handler of our own (structures that hold pointers, or the VMM's
+business), "!" for a call a program under Trapline does not have: after it, the errno it gets.
 """
 
 from __future__ import annotations

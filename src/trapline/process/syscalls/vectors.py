@@ -135,9 +135,7 @@ def many_messages(thread: Thread) -> int:
         originals[place : place + _MMESSAGE_SIZE]
         for place in range(0, len(originals), _MMESSAGE_SIZE)
     ]
-    data = b"".join(
-        copies.message(row[: _MESSAGE.size]) + row[_MESSAGE.size :] for row in rows
-    )
+    data = b"".join(copies.message(row[: _MESSAGE.size]) + row[_MESSAGE.size :] for row in rows)
     place = copies.put(data)
     result = thread.calls(
         thread.call_number, as_file(thread, fd), place, count, flags, as_pointer(thread, timeout)
