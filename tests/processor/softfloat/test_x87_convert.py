@@ -24,9 +24,9 @@ from trapline.processor.softfloat import (
     Relation,
     compare,
     convert,
+    fbld,
+    fbstp,
     from_integer,
-    load_bcd,
-    store_bcd,
     to_integer,
     widen,
 )
@@ -151,7 +151,7 @@ def test_decimal_store_matches_the_host() -> None:
     records = [
         X87Record(a, 0, random_control(source, i % 3 > 0), 0x1234) for i, a in enumerate(operands)
     ]
-    check_store(records, assemble(Instruction.create_mem(Code.FBSTP_M80BCD, memory())), store_bcd)
+    check_store(records, assemble(Instruction.create_mem(Code.FBSTP_M80BCD, memory())), fbstp)
 
 
 def test_decimal_load_matches_the_host() -> None:
@@ -163,7 +163,7 @@ def test_decimal_load_matches_the_host() -> None:
     records = [X87Record(0, 0, 0x33F, m) for m in patterns]
     code = assemble(Instruction.create_mem(Code.FBLD_M80BCD, memory()))
     for record, host in zip(records, run_x87(code, records), strict=True):
-        assert (load_bcd(record.memory), 0) == (host.stack[0], host.flags), describe(record)
+        assert (fbld(record.memory), 0) == (host.stack[0], host.flags), describe(record)
 
 
 # C3, C2, C0 as bits 3, 2 and 0 (SDM 2, "FCOM").

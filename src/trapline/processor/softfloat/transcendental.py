@@ -1,18 +1,25 @@
 """The transcendental instructions of x87, correctly rounded: F2XM1, FYL2X, FSIN, FPATAN and kin.
 
-Real processors differ in the last bit: they promise one unit in the last place. They all reduce
-the argument of the trigonometric functions with the same pi of 66 bits, and so does this. The
-precision control does not matter here, the rounding control does. A result that had to be
-computed raises PE (and UE, if it is tiny) even if it happens to be exact, as measured on AMD.
+Real processors differ in the last bit: they promise one unit in the last place. Like them this
+reduces the argument of a trigonometric function with a pi of 66 bits (documented by Intel, and
+measured on AMD). The precision control does not matter here, the rounding control does. A result
+that had to be computed raises PE, and UE if it is tiny, even if it is exact (measured on AMD).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from trapline.processor.softfloat import fixed
 from trapline.processor.softfloat.arithmetic import note_denormal
 from trapline.processor.softfloat.context import PE, UE, ZE, Context
+from trapline.processor.softfloat.fixed import (
+    arctangent,
+    exponential_minus_one,
+    ln2,
+    logarithm,
+    pi,
+    sine_and_cosine,
+)
 from trapline.processor.softfloat.format import (
     DENORMAL,
     F80,
@@ -86,12 +93,12 @@ def f2xm1(a: int, context: Context) -> int:
     def bounds(bits: int) -> Bounds:
         if top <= -bits:  # the first term of the series will do
             width = bits + 8
-            first = significand * fixed.ln2(width)
+            first = significand * ln2(width)
             slack = (first >> bits) + significand
             return sign, first - slack, first + slack, exponent - width
         width = bits - top
-        argument = significand * fixed.ln2(width + 8) >> 8 - exponent
-        value = abs(fixed.exponential_minus_one(-argument if sign else argument, width))
+        argument = significand * ln2(width + 8) >> 8 - exponent
+        value = abs(exponential_minus_one(-argument if sign else argument, width))
         return sign, value - 2 * width, value + 2 * width, -width
 
     return _round_between(bounds, context)
@@ -173,8 +180,8 @@ def _scaled_logarithm(numerator: int, scale: int, b: int, context: Context) -> i
 
     def bounds(bits: int) -> Bounds:
         width = bits + whole - rest.bit_length() + 1
-        natural = fixed.logarithm(rest, 1 << whole, width)
-        binary = (natural << width) // fixed.ln2(width) + (whole - scale << width)
+        natural = logarithm(rest, 1 << whole, width)
+        binary = (natural << width) // ln2(width) + (whole - scale << width)
         low = (abs(binary) - 4 * width) * significand_b
         high = (abs(binary) + 4 * width) * significand_b
         return sign_b ^ (binary < 0), low, high, exponent_b - width
@@ -189,7 +196,7 @@ def _scaled_tiny_logarithm(
     sign_b, significand_b, exponent_b, _ = _number(b)
 
     def bounds(bits: int) -> Bounds:
-        first = (significand * significand_b << 2 * bits) // fixed.ln2(bits)
+        first = (significand * significand_b << 2 * bits) // ln2(bits)
         slack = first >> _WORKING_BITS - 2
         return sign ^ sign_b, first - slack, first + slack, exponent + exponent_b - bits
 
@@ -283,7 +290,7 @@ def _reduce(significand: int, exponent: int, bits: int) -> tuple[int, int, int, 
     angle = significand << width + exponent
     quadrants = (angle << 66) // (_PI << width) + 1 >> 1
     rest = angle - (quadrants * _PI << width >> 65)
-    sine, cosine = fixed.sine_and_cosine(rest, width)
+    sine, cosine = sine_and_cosine(rest, width)
     return quadrants, sine, cosine, width
 
 
@@ -308,8 +315,8 @@ def _eighths(sign: int, count: int, context: Context) -> int:
     """So many eighths of the full circle."""
 
     def bounds(bits: int) -> Bounds:
-        pi = fixed.pi(bits)
-        return sign, count * (pi - 1), count * (pi + 1), -bits - 2
+        low = count * (pi(bits) - 1)
+        return sign, low, low + 2 * count, -bits - 2
 
     return _round_between(bounds, context)
 
@@ -327,11 +334,11 @@ def _angle(a: int, b: int, bits: int) -> Bounds:
     shift = width + distance
     ratio = _shift(significand_b, shift) // significand_a
     if ratio <= 1 << width:
-        angle = fixed.arctangent(ratio, width)
-        value = fixed.pi(width) - angle if left else angle
+        angle = arctangent(ratio, width)
+        value = pi(width) - angle if left else angle
     else:
-        angle = fixed.arctangent(_shift(significand_a, width - distance) // significand_b, width)
-        quarter = fixed.pi(width) >> 1
+        angle = arctangent(_shift(significand_a, width - distance) // significand_b, width)
+        quarter = pi(width) >> 1
         value = quarter + angle if left else quarter - angle
     return sign, value - 2 * width, value + 2 * width, -width
 

@@ -61,42 +61,25 @@ def _remainder(a: int, b: int, context: Context, *, nearest: bool) -> Remainder:
     _, exponent_b, significand_b = unpack(F80, b)
     distance = exponent_a - exponent_b
     distance += significand_a.bit_length() - significand_b.bit_length()
-    if distance >= 64:
-        return _partial(sign, exponent_a, significand_a, exponent_b, significand_b, context)
-    exponent = min(exponent_a, exponent_b)
-    if distance < -1:
-        # Too far below b to reach even half of it.
+    if distance < -1:  # a is less than half of b
         return Remainder(round_extended(sign, exponent_a, significand_a, context), 0, False)
-    dividend = significand_a << exponent_a - exponent
+    partial = distance >= 64
+    if partial:
+        # One step of a long division. SDM 2, "FPREM" leaves to the implementation how many bits
+        # of quotient it yields, from 32 to 63; measured on AMD, and the same in Bochs.
+        exponent_b += distance - (distance & 31 | 32)
+    exponent = min(exponent_a, exponent_b)
     divisor = significand_b << exponent_b - exponent
-    quotient, rest = divmod(dividend, divisor)
-    if nearest and (2 * rest > divisor or (2 * rest == divisor and quotient & 1)):
+    quotient, rest = divmod(significand_a << exponent_a - exponent, divisor)
+    if partial:
+        quotient = 0
+    elif nearest and (2 * rest > divisor or (2 * rest == divisor and quotient & 1)):
         quotient += 1
         rest = divisor - rest
         sign ^= 1
     if rest == 0:
-        return Remainder(a & F80.sign, quotient, False)
-    return Remainder(round_extended(sign, exponent, rest, context), quotient, False)
-
-
-def _partial(
-    sign: int,
-    exponent_a: int,
-    significand_a: int,
-    exponent_b: int,
-    significand_b: int,
-    context: Context,
-) -> Remainder:
-    """One step of a long division: between 32 and 63 bits of quotient at once."""
-    distance = exponent_a - exponent_b
-    distance += significand_a.bit_length() - significand_b.bit_length()
-    # SDM 2, "FPREM" leaves the number to the implementation; measured on the host, as Bochs.
-    exponent_b += distance - (distance & 31 | 32)
-    exponent = min(exponent_a, exponent_b)
-    rest = (significand_a << exponent_a - exponent) % (significand_b << exponent_b - exponent)
-    if rest == 0:
-        return Remainder(sign << 79, 0, True)
-    return Remainder(round_extended(sign, exponent, rest, context), 0, True)
+        return Remainder(a & F80.sign, quotient, partial)
+    return Remainder(round_extended(sign, exponent, rest, context), quotient, partial)
 
 
 def fscale(a: int, b: int, context: Context) -> int:
