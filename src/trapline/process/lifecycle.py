@@ -129,13 +129,13 @@ def replace_program(process: Process, thread: Thread, planned: Plan) -> None:
     for hook in process.on_execute:
         hook(thread)
     thread.must_end = False
-    _close_on_exec(process)
     clear_memory(process.memory)
     thread.clear_child_tid = thread.robust_list = 0
     try:
         regs = load_program(process, planned)
     except OSError:
         process.end(Outcome(0, _SIGKILL))  # as the kernel does past the point of no return
+    _close_on_exec(process)
     rename(thread, os.path.basename(os.fsdecode(planned.named)))
     thread.vcpu.fs_base = thread.vcpu.gs_base = 0
     thread.vcpu.set_fpu(Fpu())

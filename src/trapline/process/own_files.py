@@ -21,8 +21,9 @@ class OwnFiles:
     def __init__(self) -> None:
         self._own: set[int] = set()
         self.limits = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        usual = min(soft, _USUAL_MOST)
         unlimited = hard == resource.RLIM_INFINITY
-        self._first = max(min(soft, _USUAL_MOST) - _ROOM, soft // 2)
+        self._first = max(usual - _ROOM, usual // 2)
         if soft <= _USUAL_MOST and (unlimited or hard >= soft + _ROOM):
             with contextlib.suppress(OSError, ValueError):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft + _ROOM, hard))

@@ -5,8 +5,10 @@ Offsets are those of struct kvm_run; nothing here makes an ioctl.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import struct
+import weakref
 from typing import Final
 
 from trapline.kvm import abi, exits
@@ -23,6 +25,15 @@ _GS_BASE: Final = (SREGS_OFFSET + 4 * 24) // 8
 
 _IO = struct.Struct("<BBHIQ")
 _DEBUG = struct.Struct("<I4xQQQ")
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int),
+    *(ctypes.c_int, ctypes.c_int, ctypes.c_int64),
+]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 class _Word:
@@ -46,8 +57,15 @@ class RunArea:
     """The mapped kvm_run of one vCPU; also its register view."""
 
     def __init__(self, fd: int, size: int, sync: int) -> None:
-        mapping = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self.bytes = memoryview(mapping)  # unmapped with the last exit that shows a part of it
+        # Not mmap.mmap: it would hold a descriptor of its own, at a number nobody chose.
+        rights = mmap.PROT_READ | mmap.PROT_WRITE
+        address = _libc.mmap(None, size, rights, mmap.MAP_SHARED, fd, 0)
+        if address == ctypes.c_void_p(-1).value:
+            raise OSError(ctypes.get_errno(), "cannot map kvm_run")
+        mapping = (ctypes.c_ubyte * size).from_address(address)
+        self.bytes = memoryview(mapping).cast("B")
+        # Unmapped with the last exit that shows a part of it.
+        weakref.finalize(mapping, _libc.munmap, ctypes.c_void_p(address), size).atexit = False
         self.words = self.bytes[:2352].cast("Q")
         self.words[_VALID_REGS] = sync
 
