@@ -229,5 +229,6 @@ class Engine:
         if not self.memory.fill(linear, kind):
             return False
         if access == layout.Access.LOCK:
-            return self.memory.tlb.may_lock(linear, self.memory.privilege)
+            at = state.tlb + layout.TLB_ENTRY * (linear >> 12 & layout.TLB_INDEX_MASK)
+            return bool(_QUAD.from_address(at + layout.TAG_LOCK).value == linear | 0xFFF)
         return True

@@ -16,7 +16,7 @@ class FlagState:
     `dst` and `src` None: they are still what the state holds.
     """
 
-    __slots__ = ("kind", "dst", "src", "kind_value")
+    __slots__ = ("kind", "dst", "src", "kind_value", "is_stored")
 
     def __init__(
         self,
@@ -26,11 +26,8 @@ class FlagState:
         kind_value: Ssa | None = None,
     ) -> None:
         self.kind, self.dst, self.src, self.kind_value = kind, dst, src, kind_value
-
-    @property
-    def is_stored(self) -> bool:
-        """Whether the state already holds these flags."""
-        return self.dst is None and self.kind_value is None
+        # Whether the state already holds these flags.
+        self.is_stored = dst is None and kind_value is None
 
 
 class FlagWriter:
@@ -58,7 +55,7 @@ class FlagWriter:
         if self.now.kind == CcKind.EXPLICIT:
             return self._src()
         f = self.f
-        if self.now.is_stored:
+        if self.now.dst is None and self.now.kind_value is None:
             return f.value("i64", f"call i64 @trapline_flags({self.s})")
         kind = self.now.kind_value or integer(self.now.kind, 64)
         return f.value("i64", f"call i64 @trapline_flags_of({kind}, {self._dst()}, {self._src()})")
@@ -123,7 +120,12 @@ class FlagWriter:
         self.now = FlagState(CcKind.EXPLICIT, integer(0, 64), word)
 
     def commit(self) -> None:
-        """Store what the state does not hold yet."""
+        """Store what the state does not hold yet, and forget the operands."""
+        self.store()
+        self.now = FlagState(self.now.kind)
+
+    def store(self) -> None:
+        """Store what the state does not hold yet; reads still use the operands at hand."""
         now, f = self.now, self.f
         if now.is_stored:
             return
@@ -133,7 +135,7 @@ class FlagWriter:
             f.store(now.dst, f.pointer(self.s, OFFSET["cc_dst"]))
         if now.src is not None and now.kind & ~3 != CcKind.LOGIC:
             f.store(now.src, f.pointer(self.s, OFFSET["cc_src"]))
-        self.now = FlagState(now.kind)
+        now.is_stored = True
 
     def merge(self, other: FlagState, this_label: str, other_label: str) -> None:
         """After a conditional block: `now` came from this_label, `other` from other_label.
@@ -157,6 +159,6 @@ class FlagWriter:
     def pin(self) -> None:
         """Before a conditional block: have the operands as values, so that `merge` can."""
         now = self.now
-        if now.is_stored:
+        if now.dst is None:
             kind = self._slot("cc_kind") if now.kind == UNKNOWN else None
             self.now = FlagState(now.kind, self._slot("cc_dst"), self._slot("cc_src"), kind)

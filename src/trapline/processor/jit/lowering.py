@@ -67,6 +67,9 @@ class Lowering:
         self, shape: Shape, effects: list[Effect], fields: Fields, start: int, keep_flags: bool
     ) -> None:
         """Lower one instruction whose record begins `start` bytes after %r."""
+        if start:
+            self._store_registers()  # the one before is complete; its flags stay in SSA form
+            self.flags.store()
         self.shape, self.fields, self.start, self.keep_flags = shape, fields, start, keep_flags
         self._offsets, self._special = {}, {}
         self.values.temps = {}
@@ -273,10 +276,13 @@ class Lowering:
 
     def commit(self) -> None:
         """Register and flag writes become visible."""
+        self._store_registers()
+        self.flags.commit()
+
+    def _store_registers(self) -> None:
         for key, value in self.pending.items():
             self.f.store(value, self._location(key))
         self.pending.clear()
-        self.flags.commit()
 
     # -- effects -------------------------------------------------------------------------------------
 
