@@ -6,8 +6,12 @@ Observers only look.  Everything is called on the host thread of the guest threa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trapline.process.areas import Area
+
+if TYPE_CHECKING:
+    from trapline.process.process import Process
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +30,23 @@ class Outcome:
 class ProgramObserver:
     """Does nothing; a recorder overrides what it wants to know."""
 
-    def started(self, pid: int, program: str, argv: list[str]) -> None:
-        """A program image was loaded: at the start, and at each execve."""
+    def attached(self, process: Process) -> None:
+        """The process exists, nothing runs yet; files that the observer holds open belong into
+        `process.own_files`."""
+
+    def started(self, pid: int, executable: str, arguments: list[str]) -> None:
+        """The first program has been loaded; `executable` is the ELF file's path."""
+
+    def executed(self, pid: int, executable: str, arguments: list[str]) -> None:
+        """execve: the process has another program now, at other addresses."""
 
     def mapped(self, pid: int, area: Area) -> None:
         """A file was mapped, or a mapping of one became executable or stopped being so."""
 
     def unmapped(self, pid: int, area: Area) -> None: ...
 
-    def thread_started(self, pid: int, tid: int, name: str) -> None: ...
+    def thread_started(self, pid: int, tid: int, stack_pointer: int) -> None:
+        """A thread is about to run; the first one too."""
 
     def thread_ended(self, pid: int, tid: int) -> None: ...
 

@@ -36,9 +36,10 @@ def load_program(process: Process, planned: Plan) -> Regs:
         image = load(process.memory, planned, hardware_capabilities(process.machine.cpuid))
     finally:
         planned.close()
-    process.image = image
+    is_first, process.image = process.image is None, image
     _tell_kernel(process.memory, image)
-    process.observer.started(process.pid, image.path, [os.fsdecode(a) for a in image.arguments])
+    tell = process.observer.started if is_first else process.observer.executed
+    tell(process.pid, image.path, [os.fsdecode(text) for text in image.arguments])
     return Regs(rip=image.entry, rsp=image.initial.rsp, rflags=_START_RFLAGS)
 
 
@@ -47,6 +48,7 @@ def start_program(process: Process, planned: Plan) -> Thread:
     thread = process.leader = process.new_thread()
     regs = load_program(process, planned)
     thread.start(regs)
+    process.observer.thread_started(process.pid, thread.tid, regs.rsp)
     rename(thread, os.path.basename(os.fsdecode(planned.named)))
     return thread
 
@@ -139,6 +141,7 @@ def replace_program(process: Process, thread: Thread, planned: Plan) -> None:
     rename(thread, os.path.basename(os.fsdecode(planned.named)))
     thread.vcpu.fs_base = thread.vcpu.gs_base = 0
     thread.vcpu.set_fpu(Fpu())
+    thread.stack_pointer = regs.rsp
     thread.set_registers(regs)
 
 

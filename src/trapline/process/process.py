@@ -14,6 +14,7 @@ from collections.abc import Callable
 from trapline.kvm import Kvm, exits
 from trapline.process.areas import Area
 from trapline.process.delivery import Delivery, FatalOnly
+from trapline.process.describe import Description, describe
 from trapline.process.events import Outcome, ProgramObserver
 from trapline.process.exceptions import handle_exception
 from trapline.process.load import Image, Plan
@@ -23,7 +24,7 @@ from trapline.process.own_files import OwnFiles
 from trapline.process.policy import Policy
 from trapline.process.procfs import Paths
 from trapline.process.syscalls import system_call
-from trapline.process.thread import EndThread, Thread
+from trapline.process.thread import EndThread, Thread, current_thread
 from trapline.process.world import World
 
 
@@ -76,6 +77,7 @@ class Process:
         self.ending: Outcome | None = None
         self.lock = threading.RLock()  # threads, ending, pending_image
         self.changed = threading.Condition(self.lock)  # a thread ended, or something is pending
+        self.observer.attached(self)
 
     # -- threads --------------------------------------------------------------------------------
 
@@ -95,17 +97,18 @@ class Process:
         """Forget a thread whose loop is over; its processor serves another."""
         with self.changed:
             if thread in self.world.threads:
+                self.observer.thread_ended(self.pid, thread.tid)
                 self.world.threads.remove(thread)
                 self.machine.give_back(thread.processor)
             self.changed.notify_all()
 
     def current_thread(self) -> Thread | None:
         """The guest thread that the calling host thread runs."""
-        ident = threading.get_ident()
-        for thread in self.world.threads:
-            if thread.host_thread == ident:
-                return thread
-        return None
+        return current_thread()
+
+    def describe(self, linear: int) -> Description:
+        """What kind of memory an address is in, and where in which file."""
+        return describe(self, linear)
 
     # -- what comes out of the guest --------------------------------------------------------------
 

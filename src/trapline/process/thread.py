@@ -32,6 +32,14 @@ class Where(Enum):
     USER = "the vCPU's own registers: it was stopped in the program"
 
 
+_current = threading.local()
+
+
+def current_thread() -> Thread | None:
+    """The guest thread that the calling host thread runs."""
+    return getattr(_current, "thread", None)
+
+
 class EndThread(BaseException):
     """Unwinds a thread's loop when the thread or the whole process is to end."""
 
@@ -52,6 +60,7 @@ class Thread:
         self.needs_flush = False
         self.where = Where.FRAME
         self.call_number = -1  # of the system call being answered; -1 outside of one
+        self.stack_pointer = 0  # somewhere in the thread's stack
         self.clear_child_tid = 0
         self.robust_list = 0
         self.robust_list_size = 0
@@ -98,6 +107,8 @@ class Thread:
         """Bring the processor up through the monitor's start, ready to run the program."""
         self.host_thread = threading.get_ident()
         self.tid = threading.get_native_id()
+        _current.thread = self
+        self.stack_pointer = regs.rsp
         self.processor.write_frame(regs.rip, regs.rflags, regs.rsp)
         cpu_registers_start(
             self.processor, self.process.machine.monitor.start, self.process.policy.detects
