@@ -196,6 +196,8 @@ class _Replay:
             return OFFSET[place.name]
         if place.kind == "xmm":
             return XMM_OFFSET + 16 * place.index
+        if place.kind == "x87":
+            return X87_OFFSET + 16 * place.index
         bound = self.instruction.operands[place.index]
         if bound.kind == "mmx":
             return X87_OFFSET + 16 * bound.number

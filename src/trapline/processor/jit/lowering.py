@@ -207,6 +207,8 @@ class Lowering:
                 return f.pointer(_STATE, OFFSET[name])
             case ("fixed", index):
                 return f.pointer(_STATE, XMM_OFFSET + 16 * index)
+            case ("x87", index):
+                return f.pointer(_STATE, X87_OFFSET + 16 * index)
             case ("mmx", operand):
                 number = self.field("number", operand)
                 scaled = f.op("shl", number, integer(4, 64))
@@ -266,7 +268,7 @@ class Lowering:
 
     def _touch(self, key: tuple[Any, ...]) -> None:
         """Load the fields a commit will need while still in a dominating block."""
-        if key[0] not in ("slot", "fixed"):
+        if key[0] not in ("slot", "fixed", "x87"):
             self.field("number" if key[0] == "mmx" else "offset", key[1])
 
     def _merged(self, whole: Ssa, low: Ssa) -> Ssa:

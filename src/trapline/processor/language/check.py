@@ -168,7 +168,8 @@ class _Checker:
                 self.require(0 <= place.index < len(self.form.operands), "no such operand")
                 operand = self.form.operands[place.index]
                 self.require(operand.kind != "mem", "a memory operand as a register")
-                self.require(place.width <= operand.width, "wider than its operand")
+                limit = 80 if operand.kind == "mmx" else operand.width
+                self.require(place.width <= limit, "wider than its operand")
                 constant = operand.kind in ("imm", "branch", "far")
                 self.require(not (is_write and constant), f"writing to {operand.kind}")
             case "register":
@@ -183,7 +184,7 @@ class _Checker:
                 assert place.address is not None
                 self.value(place.address, scope, 64)
                 self.segment(place.segment)
-            case "xmm" | "st":
+            case "xmm" | "st" | "x87":
                 limit = 16 if place.kind == "xmm" else 8
                 self.require(0 <= place.index < limit, f"no {place.kind}{place.index}")
             case other:

@@ -24,6 +24,8 @@ class Place:
     kind "memory": linear-address computation `address` within segment `segment`: either the name
     of a segment register or the number of the operand whose own segment applies.
     kind "xmm": vector register number `index`.   kind "st": x87 register ST(index).
+    kind "x87": physical x87 register R`index`, 80 bits.
+    An MMX operand may be written with 80 bits: its x87 register, exponent field and all.
     """
 
     kind: str
