@@ -10,8 +10,8 @@ from __future__ import annotations
 from iced_x86 import Code, Register
 
 from tests.against.assemble import Memory, Program
-from tests.against.layout import FS_BASE, GS_BASE, TOTAL
-from tests.against.state import FIXED_FLAGS, INITIAL_FCW, INITIAL_MXCSR
+from tests.against.layout import FS_BASE, GS_BASE, TOTAL, USER_DS
+from tests.against.state import AC, FIXED_FLAGS, ID, INITIAL_FCW, INITIAL_MXCSR, NT
 
 # Where the worker's own memory lies.
 STORE = 0x6800_0000  # the regions' bytes, writable whatever the region is
@@ -44,7 +44,7 @@ XSTATE_BV, X87_AND_SSE = 512, 3
 SIGVTALRM = 26
 SYS_RT_SIGRETURN, SYS_ARCH_PRCTL = 15, 158
 ARCH_SET_GS, ARCH_SET_FS, ARCH_GET_FS, ARCH_GET_GS = 0x1001, 0x1002, 0x1003, 0x1004
-ALIGNMENT_CHECK, IDENTIFICATION = 1 << 18, 1 << 21
+LEFT_ALONE = NT | ID  # by the kernel, on the way out and back
 
 C, R = Code, Register
 SAVED = (R.RBX, R.RBP, R.R12, R.R13, R.R14, R.R15)
@@ -73,7 +73,7 @@ def _handler(program: Program) -> None:
     add = program.add
     program.label("handler")
     add(C.PUSHFQ)  # the case may have left AC set
-    add(C.AND_RM32_IMM32, at(R.RSP), ~ALIGNMENT_CHECK)
+    add(C.AND_RM32_IMM32, at(R.RSP), ~AC)
     add(C.POPFQ)
     add(C.MOV_R32_IMM32, R.EBP, CONTROL)
     add(LOAD, R.RBX, R.RDX)
@@ -169,13 +169,13 @@ def _load_input(program: Program) -> None:
 
 
 def _return(program: Program) -> None:
-    """The kernel leaves the ID flag as it is when RT_SIGRETURN is called, so it is set here."""
+    """RT_SIGRETURN leaves NT and ID as they are when it is called, so they are set here."""
     add = program.add
     program.label("return")
     add(LOAD, R.RAX, at(R.RBX, FRAME_FLAGS))
-    add(C.AND_EAX_IMM32, IDENTIFICATION)
+    add(C.AND_EAX_IMM32, LEFT_ALONE)
     add(C.PUSHFQ)
-    add(C.AND_RM32_IMM32, at(R.RSP), ~IDENTIFICATION)
+    add(C.AND_RM32_IMM32, at(R.RSP), ~LEFT_ALONE)
     add(C.OR_RM64_R64, at(R.RSP), R.RAX)
     add(C.POPFQ)
     add(LOAD, R.RSP, R.RBX)
@@ -213,6 +213,9 @@ def _enter(program: Program) -> None:
     _arch_prctl(program, ARCH_GET_GS, at(R.RBP, OLD_GS))
     _arch_prctl(program, ARCH_SET_FS, FS_BASE)
     _arch_prctl(program, ARCH_SET_GS, GS_BASE)
+    add(C.MOV_R32_IMM32, R.EAX, USER_DS)  # 64-bit processes begin with null ones
+    add(C.MOV_SREG_RM16, R.DS, R.AX)
+    add(C.MOV_SREG_RM16, R.ES, R.AX)
     add(C.CALL_REL32_64, "start")
     add(C.MOV_R32_IMM32, R.EBP, CONTROL)
     _arch_prctl(program, ARCH_SET_FS, R.RSI, at(R.RBP, OLD_FS))

@@ -38,6 +38,7 @@ PATIENCE = 60.0
 
 READ, WRITE, EXECUTE = mmap.PROT_READ, mmap.PROT_WRITE, mmap.PROT_EXEC
 SIGTRAP, BREAKPOINT, PAGE_FAULT = 5, 3, 14
+INSTRUCTION_FETCH = 0x10
 
 # The order of a signal frame: arch/x86/include/uapi/asm/sigcontext.h, struct sigcontext_64.
 _ORDER = [
@@ -218,6 +219,12 @@ def _unpack(words: tuple[int, ...], fx: bytes, changes: bytes, case: Case) -> Ou
         return outcome
     if signal == SIGTRAP and vector == BREAKPOINT:
         outcome.rip -= 1
-    else:
+    elif not _arrived(outcome, vector, error_code, cr2, case):
         outcome.fault = Fault(vector, error_code, cr2 if vector == PAGE_FAULT else 0)
     return outcome
+
+
+def _arrived(outcome: Outcome, vector: int, error_code: int, cr2: int, case: Case) -> bool:
+    """Whether the case ended well, and only fetching what comes next failed."""
+    fetch = vector == PAGE_FAULT and error_code & INSTRUCTION_FETCH and cr2 == outcome.rip
+    return bool(fetch) and outcome.rip != case.entry

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import cache
 
 PAGE = 4096
 LINE = 64
@@ -45,7 +46,7 @@ GS_BASE = HIGH.linear - 0x7654_3210
 
 USER_CS = 0x33
 USER_CS_32 = 0x23
-USER_SS = 0x2B
+USER_SS = USER_DS = 0x2B  # DS and ES alike; FS and GS hold null selectors
 
 # An instruction sits here unless its case says otherwise: branches reach both ways.
 ENTRY = CODE.linear + 0x800
@@ -53,6 +54,7 @@ ENTRY = CODE.linear + 0x800
 FILL = b"\xcc"  # INT3 all around the instruction, so the host always comes back
 
 
+@cache
 def background() -> bytes:
     """The content of all regions, in order, before a case writes its operands."""
     source = random.Random(0x5D6)

@@ -26,6 +26,7 @@ _SYSTEM = frozenset((
     _M.ENCLU, _M.XABORT, _M.XBEGIN, _M.MONITOR, _M.MWAIT, _M.MONITORX, _M.MWAITX, _M.UMWAIT,
     _M.TPAUSE, _M.SENDUIPI, _M.WRPKRU, _M.WRFSBASE, _M.WRGSBASE, _M.CLI, _M.STI,
 ))  # fmt: skip
+_NEAR = (OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64)
 _BIT_STRINGS = frozenset((Mnemonic.BT, Mnemonic.BTS, Mnemonic.BTR, Mnemonic.BTC))
 _NUMBERS = {getattr(Register, name.upper()): number for name, number in NUMBER.items()}
 
@@ -64,7 +65,7 @@ def refuse(case: Case) -> None:
         if linear % LINE + size > LINE:
             raise Unsafe(f"{instruction} would be a split lock")
     for number in range(instruction.op_count):
-        if instruction.op_kind(number) in (OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH64):
+        if instruction.op_kind(number) in _NEAR:
             target = instruction.near_branch_target
             if case.entry <= target < case.entry + instruction.len:
                 raise Unsafe(f"{instruction} branches into itself")

@@ -16,14 +16,14 @@ REGISTERS = (
 NUMBER = {name: number for number, name in enumerate(REGISTERS)}
 
 CF, PF, AF, ZF, SF = 1 << 0, 1 << 2, 1 << 4, 1 << 6, 1 << 7
-TF, IF, DF, OF, AC, ID = 1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 18, 1 << 21
+TF, IF, DF, OF, NT, AC, ID = 1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 14, 1 << 18, 1 << 21
 STATUS = CF | PF | AF | ZF | SF | OF
 FLAG_NAMES = {
     CF: "cf", PF: "pf", AF: "af", ZF: "zf", SF: "sf", TF: "tf", IF: "if", DF: "df", OF: "of",
-    AC: "ac", ID: "id",
+    NT: "nt", AC: "ac", ID: "id",
 }  # fmt: skip
 FIXED_FLAGS = 0x202  # bit 1 reads as one, and user code runs with interrupts on
-FLAGS = STATUS | DF | AC | ID | TF  # what a case sets, and what is compared
+FLAGS = STATUS | TF | DF | NT | AC | ID  # what a case sets, and what is compared
 
 FX_SIZE = 512
 FX_USED = 416  # up to the end of XMM15; the rest is reserved or the system's

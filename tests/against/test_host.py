@@ -29,6 +29,7 @@ from tests.against.state import (
     DF,
     FLAGS,
     ID,
+    NT,
     NUMBER,
     OF,
     PF,
@@ -106,15 +107,13 @@ def test_the_background_is_back_for_the_next_case(host: Host) -> None:
         ("48 89 07", READ_ONLY.linear - 3, 7, READ_ONLY.linear),
         ("48 8b 07", READ_ONLY.end - 3, 4, READ_ONLY.end),
         ("48 89 07", DATA.linear - 3, 6, DATA.linear - 3),
-        ("ff e7", DATA.linear, 0x15, DATA.linear),
-        ("ff e7", UNMAPPED, 0x14, UNMAPPED),
         ("48 89 07", CODE.linear, 7, CODE.linear),
     ],
 )
 def test_page_faults(host: Host, code: str, linear: int, error_code: int, cr2: int) -> None:
     done = one(host, code, rdi=linear)
     assert done.fault == Fault(14, error_code, cr2)
-    assert done.rip == (linear if code == "ff e7" else ENTRY)
+    assert done.rip == ENTRY
     assert done.memory == {}
 
 
@@ -144,7 +143,7 @@ def test_every_register_goes_in_and_comes_out(host: Host) -> None:
     assert done.registers == list(names.values())
 
 
-@pytest.mark.parametrize("flags", [0, 1, 4, 16, 64, 128, DF, OF, AC, ID, FLAGS])
+@pytest.mark.parametrize("flags", [0, 1, 4, 16, 64, 128, DF, OF, NT, AC, ID, FLAGS])
 def test_every_flag_goes_in_and_comes_out(host: Host, flags: int) -> None:
     flags &= ~TF
     assert one(host, "90", flags=flags).flags & FLAGS == flags
@@ -182,6 +181,18 @@ def test_branches_land_where_they_go(host: Host) -> None:
     assert not_taken.rip == ENTRY + 2
     assert back.rip == ENTRY + 5 - 0x700
     assert through.rip == CODE.linear + 0xFF0
+
+
+@pytest.mark.parametrize("target", [UNMAPPED, DATA.linear, CODE.end])
+def test_a_branch_has_ended_where_nothing_can_be_fetched(host: Host, target: int) -> None:
+    done = one(host, "ff d7", rdi=target, rsp=DATA.linear + 8)
+    assert (done.fault, done.rip) == (None, target)
+    assert done.memory == {DATA.linear: (ENTRY + 2).to_bytes(8, "little")}
+
+
+def test_a_branch_to_what_is_no_address_faults_itself(host: Host) -> None:
+    done = one(host, "ff d7", rdi=NON_CANONICAL, rsp=DATA.linear + 8)
+    assert (done.fault, done.rip, done.memory) == (Fault(13), ENTRY, {})
 
 
 def test_segment_bases_reach_their_regions(host: Host) -> None:
