@@ -8,7 +8,8 @@ import os
 
 import gdb
 
-REGISTERS = "rax rbx rcx rdx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip fs_base".split()
+GENERAL = ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16))]
+REGISTERS = [*GENERAL, "rip", "fs_base"]
 MASK = 0xFFFF_FFFF_FFFF_FFFF
 
 

@@ -1,4 +1,4 @@
-"""Programs compiled for a test, and a thread as gdb stopped it, in the shape the recorder asks guest threads in."""
+"""Programs compiled for a test, and threads as gdb stopped them, shaped like guest threads."""
 
 from __future__ import annotations
 

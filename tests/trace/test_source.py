@@ -56,7 +56,7 @@ template <typename T> struct Box {
     T held;
     T bump(T n) { return std::atomic_ref<T>(held).fetch_add(n); }
 };
-} 
+}
 struct Worker { long total = 0; __attribute__((noinline)) long run(int n); };
 long Worker::run(int n) {
     Box<long> box{n};

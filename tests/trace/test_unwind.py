@@ -74,7 +74,7 @@ def stack(stopped: Stopped) -> list[Frame]:
             assert image is not None
             images[region.path] = image, CallFrames(image)
         image, frames = images[region.path]
-        bias = image.bias(region.start, region.offset)
+        bias = image.bias(region.start, region.offset, True)
         assert bias is not None
         return Code(frames, bias)
 

@@ -68,7 +68,7 @@ class Capture:
                     "path": region.path,
                     "name": region.name,
                     "build_id": image.build_id if image is not None else None,
-                    "bias": image.bias(region.start, region.offset) if image else None,
+                    "bias": _bias(image, region, thread) if image is not None else None,
                 }
             )
         return self._numbers[region]
@@ -92,7 +92,7 @@ class Capture:
         # As text: JSON numbers beyond 53 bits lose digits in other tools.
         shown = {name: f"{number:#x}" for name, number in registers.items()}
         text = fields.get("instruction")
-        operand = find_operand(text, registers, lock.linear, lock.next_rip) if text else None
+        operand = find_operand(text, registers, lock) if text else None
         return {"registers": shown, "operand": str(operand) if operand is not None else None}
 
     def _memory(
@@ -134,7 +134,7 @@ class Capture:
         if region is None or not region.is_executable:
             return None
         found = self._image(region, thread)
-        bias = found[0].bias(region.start, region.offset) if found is not None else None
+        bias = _bias(found[0], region, thread) if found is not None else None
         if found is None or bias is None:
             return Code(None, 0)
         return Code(found[1], bias)
@@ -151,3 +151,13 @@ class Capture:
                 image = Image.from_bytes(thread.read(region.start, region.end - region.start))
             self._images[key] = (image, CallFrames(image)) if image is not None else None
         return self._images[key]
+
+
+def _bias(image: Image, region: Region, thread: GuestThread) -> int | None:
+    """The load bias, from the lowest mapping of the same file right below this one."""
+    for _ in range(8):
+        below = thread.region(region.start - 1)
+        if below is None or below.path != region.path or below.offset > region.offset:
+            break
+        region = below
+    return image.bias(region.start, region.offset, region.is_executable)

@@ -1,9 +1,8 @@
 """The trace file: JSON Lines, a versioned header, then one record a line.
 
-All processes of a traced program append to one file with O_APPEND, each record in a single
-write: a record is whole or, where a writer was killed or the disk filled up, the reader sees a
-broken line and goes on.  One file can be mailed, and needs no merging.  Nothing here knows what
-the records mean.
+All processes append to one file with O_APPEND, a record in one write: it is whole, or (a killed
+writer, a full disk) a broken line that the reader passes over.  One file needs no merging.
+Nothing here knows what the records mean.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from elftools.elf.elffile import ELFFile
 
 DEBUG_ROOT = Path("/usr/lib/debug")
 PAGE = 4096
+PF_X = 1
 
 
 class Segment(NamedTuple):
@@ -29,6 +30,7 @@ class Segment(NamedTuple):
     offset: int
     file_size: int
     memory_size: int
+    is_executable: bool
 
 
 class Image:
@@ -61,7 +63,9 @@ class Image:
     def segments(self) -> list[Segment]:
         """The PT_LOAD segments, in the order of their addresses."""
         return [
-            Segment(s["p_vaddr"], s["p_offset"], s["p_filesz"], s["p_memsz"])
+            Segment(
+                s["p_vaddr"], s["p_offset"], s["p_filesz"], s["p_memsz"], bool(s["p_flags"] & PF_X)
+            )
             for s in self.elf.iter_segments("PT_LOAD")
         ]
 
@@ -70,16 +74,18 @@ class Image:
         """May be loaded at any address: a PIE or a shared library."""
         return bool(self.elf["e_type"] == "ET_DYN")
 
-    def bias(self, start: int, offset: int) -> int | None:
+    def bias(self, start: int, offset: int, is_executable: bool) -> int | None:
         """What was added to link-time addresses, given that file `offset` is mapped at `start`.
 
-        None where no segment holds that offset: the mapping is not the loader's.
+        None where no segment holds that offset: the mapping is not the loader's.  Two segments
+        may share a page of the file; ask with the lowest mapping, or an executable one.
         """
-        for vaddr, at, file_size, _ in self.segments:
-            first = at & -PAGE
-            if first <= offset < at + file_size:
-                return start - (offset - at + vaddr)
-        return None
+        found = []
+        for segment in self.segments:
+            if segment.offset & -PAGE <= offset < segment.offset + segment.file_size:
+                bias = start - (offset - segment.offset + segment.vaddr)
+                found.append((segment.is_executable != is_executable, bias))
+        return min(found, key=lambda entry: entry[0])[1] if found else None
 
     def extent(self) -> tuple[int, int]:
         """First and last+1 link-time address, .bss included."""

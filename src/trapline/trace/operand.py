@@ -10,8 +10,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from trapline.trace.region import Locked
+
 Disassemble = Callable[[bytes, int, int], str]  # (code, rip, bitness) -> text
 
+SIZES = {1: "byte ptr ", 2: "word ptr ", 4: "dword ptr ", 8: "qword ptr ", 16: "xmmword ptr "}
 MASK = 0xFFFF_FFFF_FFFF_FFFF
 _MEMORY = re.compile(r"((?:[a-z]+ ptr )?)((?:[c-gs]s:)?)\[([^\]]+)\]", re.IGNORECASE)
 _TERM = re.compile(r"([+-]?)\s*([^+\-\s][^+\-]*)")
@@ -43,24 +46,22 @@ class Operand(NamedTuple):
         return f"{self.text}  {shown}" if shown else self.text
 
 
-def find_operand(
-    text: str, registers: Mapping[str, int], linear: int, next_rip: int
-) -> Operand | None:
-    """The memory operand of an instruction, with the register values that led to `linear`."""
+def find_operand(text: str, registers: Mapping[str, int], lock: Locked) -> Operand | None:
+    """The memory operand of an instruction, with the register values that led to its address."""
     match = _MEMORY.search(text)
     if match is None:
         return None
     kind, segment, inside = match.groups()
     terms = parse_terms(inside)
-    wanted = (linear - _segment_base(segment, registers)) & MASK
+    wanted = (lock.linear - _segment_base(segment, registers)) & MASK
     found = {
-        term.register: next_rip if _wide(term.register) == "rip" else _value(term, registers)
+        term.register: lock.next_rip if _wide(term.register) == "rip" else _value(term, registers)
         for term in terms
         if term.register is not None and (_wide(term.register) in registers)
     }
     if sum(_contribution(term, found) for term in terms) & MASK != wanted:
         _recover(terms, found, wanted, text[: match.start()] + text[match.end() :])
-    expression = f"{kind}{segment}[{inside}]"
+    expression = f"{kind or SIZES.get(lock.size, '')}{segment}[{inside}]"
     if segment[:2] in ("fs", "gs"):
         found[f"{segment[:2]}_base"] = _segment_base(segment, registers)
     return Operand(expression, {name: found[name] for name in found})

@@ -1,0 +1,198 @@
+"""The report for a person: one block a site, the most frequent first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from trapline.report.advice import advise
+from trapline.report.excerpt import find_excerpt
+from trapline.report.json import spaced
+from trapline.report.picture import ASCII, UNICODE, draw
+from trapline.report.summary import Frame, Missing, Site, Summary
+from trapline.trace import Location
+
+TOP = 10
+BRIEF = 20
+FRAMES = 8
+SIGNALLED = {
+    "db": "#DB, a trap after the instruction",
+    "none": "not signalled",
+    "vm_exit": "bus-lock VM exit",
+    "ac": "#AC, the access was refused",
+}
+CAUSES = {"split": "split lock", "uncached": "uncached lock"}
+
+
+def print_text(summary: Summary, stream: TextIO, top: int = TOP) -> None:
+    """Print the report; `top` sites in full (0: all), the others in one line each."""
+    console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    is_unicode = "utf" in (getattr(stream, "encoding", None) or "").lower()
+    writer = _Writer(console, is_unicode)
+    writer.heading(summary)
+    shown = summary.sites if top == 0 else summary.sites[:top]
+    for number, site in enumerate(shown, 1):
+        writer.site(number, site)
+    writer.others(len(shown), summary.sites[len(shown) :])
+    for missing in summary.missing:
+        writer.missing(missing)
+    for note in summary.notes:
+        console.print(Text(f"note: {note}", "dim"))
+
+
+class _Writer:
+    def __init__(self, console: Console, is_unicode: bool) -> None:
+        self._console = console
+        self._strokes = UNICODE if is_unicode else ASCII
+        self._arrow, self._bar = ("▶", "│") if is_unicode else (">", "|")
+
+    def heading(self, summary: Summary) -> None:
+        trace = summary.trace
+        sites = len(summary.sites)
+        counted = f"{plural(summary.total, 'bus lock')} at {plural(sites, 'site')}"
+        line = Text("trapline: ", "dim")
+        line.append(counted if sites else "no bus locks", "bold red" if sites else "bold green")
+        line.append(f" in {' '.join(trace.program)}")
+        line.append(f"  ({', '.join(_facts(summary))})", "dim")
+        self._console.print(line)
+
+    def site(self, number: int, site: Site) -> None:
+        """The block of one site."""
+        kind = CAUSES.get(site["cause"], site["cause"])
+        head = Text(f"\n{number}. ", "bold")
+        head.append(plural(site.count, kind), "bold red")
+        head.append(" in ")
+        head.append_text(place_name(site.where))
+        self._console.print(head)
+        self._excerpt(site)
+        for label, text in self._rows(site):
+            line = Text(f"   {label:<12}", "dim")
+            self._console.print(line.append_text(text))
+
+    def others(self, shown: int, sites: list[Site]) -> None:
+        """What is not shown in full, a line each."""
+        if sites:
+            self._console.print()
+        for number, site in enumerate(sites[:BRIEF], shown + 1):
+            kind = CAUSES.get(site["cause"], site["cause"])
+            line = Text(f"{number}. ", "bold").append(plural(site.count, kind))
+            line.append(" in ").append_text(place_name(site.where))
+            self._console.print(line.append(f"  {site['instruction'] or ''}", "dim"))
+        rest = sites[BRIEF:]
+        if rest:
+            count = plural(sum(site.count for site in rest), "bus lock")
+            self._console.print(f"and {count} at {plural(len(rest), 'more site')}")
+        if sites:
+            self._console.print(Text("(--top 0 shows every site in full)", "dim"))
+
+    def missing(self, missing: Missing) -> None:
+        """An instruction that Trapline answered with #UD because it does not know it."""
+        line = Text("\nnot implemented: ", "bold yellow")
+        line.append(f"{missing.text}  ({spaced(missing.code)}) at {missing.rip:#x}, in ")
+        line.append_text(place_name(missing.where))
+        self._console.print(line.append("; the program got #UD", "dim"))
+
+    def _excerpt(self, site: Site) -> None:
+        excerpt = find_excerpt(site.where)
+        if excerpt is None:
+            return
+        width = len(str(excerpt.lines[-1][0]))
+        for number, source in excerpt.lines:
+            is_meant = number == excerpt.line
+            mark = self._arrow if is_meant else " "
+            line = Text(f"   {mark} {number:>{width}} {self._bar} ", "red" if is_meant else "dim")
+            self._console.print(line.append(source, "bold" if is_meant else "dim"))
+        if excerpt.is_newer:
+            self._console.print(Text("   (the source is newer than the program)", "yellow"))
+
+    def _rows(self, site: Site) -> Iterator[tuple[str, Text]]:
+        culprit = Text(f"{site['rip']:#x}  ")
+        culprit.append(site["instruction"] or "unknown instruction", "bold cyan")
+        culprit.append(f"   {spaced(site['code']) or ''}", "dim")
+        if site.where.module_offset is not None and site.where.module is not None:
+            name = site.where.module.rsplit("/", 1)[-1]
+            culprit.append(f"   {name}+{site.where.module_offset:#x}", "dim")
+        yield "culprit", culprit
+        yield "reported", _reported(site)
+        if site["operand"]:
+            yield "operand", Text(site["operand"])
+        yield "data", _data(site)
+        for line in draw(site["linear"], site["size"], self._strokes):
+            yield "", _coloured(line, self._strokes.operand)
+        if site.place is not None:
+            yield "memory", Text(site.place.text)
+        yield "who", _who(site)
+        yield from _callers(site)
+        yield "fix", Text(advise(site), "green")
+
+
+def plural(count: int, thing: str) -> str:
+    """`1 bus lock`, `2,000 bus locks`."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def place_name(where: Location) -> Text:
+    """Function and line, or the next best that is known."""
+    name = Text(where.function or "an unknown function", "bold" if where.function else "")
+    if where.file is not None:
+        name.append(" at ", "dim").append(f"{where.file}:{where.line or '?'}")
+    elif where.module is not None:
+        name.append(" of ", "dim").append(where.module)
+    return name
+
+
+def _facts(summary: Summary) -> Iterator[str]:
+    trace = summary.trace
+    if trace.exit_signal is not None:
+        yield f"killed by signal {trace.exit_signal}"
+    elif trace.exit_status is not None:
+        yield f"exit status {trace.exit_status}"
+    if len(trace.pids) > 1:
+        yield f"{len(trace.pids)} processes"
+
+
+def _reported(site: Site) -> Text:
+    if site["outcome"] == "ac":
+        return Text(f"{site['rip']:#x}  the culprit itself, as a fault does", "dim")
+    return Text(f"{site['next_rip']:#x}  the next instruction, as a trap does", "dim")
+
+
+def _data(site: Site) -> Text:
+    first, second = site.split
+    size = f"{site['linear']:#x}, {plural(site['size'], 'byte')}"
+    if not second:
+        return Text(f"{size}, on one cache line of memory that is not write-back")
+    return Text(f"{size}: {first} on one cache line, {second} on the next")
+
+
+def _who(site: Site) -> Text:
+    names = site.first.owner.program
+    threads = plural(len(site.threads), "thread")
+    if len(site.threads) <= 4:
+        threads = f"thread {', '.join(map(str, sorted(site.threads)))}"
+    pids = ", ".join(map(str, site.pids[:4])) + ("..." if len(site.pids) > 4 else "")
+    process = f"process {pids}" + (f" ({names[0].rsplit('/', 1)[-1]})" if names else "")
+    signalled = SIGNALLED.get(site["outcome"], site["outcome"])
+    return Text(f"{threads} of {process}, CPL {site['cpl']}; {signalled}")
+
+
+def _callers(site: Site) -> Iterator[tuple[str, Text]]:
+    """The frames outside the culprit's own."""
+    frames: list[Frame] = site.stack or []
+    last = ""
+    for inner, frame in list(pairwise(frames))[:FRAMES]:
+        label = "inlined in" if inner.where.is_inlined else "called by"
+        yield label if label != last else "", place_name(frame.where)
+        last = label
+    if len(frames) > FRAMES + 1:
+        yield "", Text(f"and {plural(len(frames) - FRAMES - 1, 'more frame')}", "dim")
+
+
+def _coloured(line: str, operand: str) -> Text:
+    text = Text(line)
+    text.highlight_regex(f"{operand}+", "bold red")
+    return text

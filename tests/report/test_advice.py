@@ -1,0 +1,39 @@
+"""Advice fits the memory and gets the padding right."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.report.written import END, MAP, SITE, start, summary
+from trapline.report.advice import advise
+from trapline.trace import Place
+
+
+def advice(tmp_path, place: Place | None, **changes) -> str:
+    (site,) = summary(tmp_path, start(), MAP, {**SITE, **changes}, END).sites
+    site.place = place
+    return advise(site)
+
+
+@pytest.mark.parametrize(
+    ("linear", "size", "padding"),
+    [(0x3E, 4, "2 bytes"), (0x3F, 4, "1 byte"), (0x3D, 4, "3 bytes"), (0x39, 8, "7 bytes"),
+     (0x3F, 2, "1 byte")],
+)  # fmt: skip
+def test_padding_restores_natural_alignment(tmp_path, linear, size, padding):
+    sentence = advice(tmp_path, None, linear=0x600000 + linear, size=size)
+    assert f"{padding} of padding before it" in sentence
+    assert f"alignas({size})" in sentence
+
+
+def test_each_kind_of_memory_has_its_own_words(tmp_path):
+    assert "in counters:" in advice(tmp_path, Place("global", "...", "counters"))
+    assert "char buffer" in advice(tmp_path, Place("stack", "stack of thread 10"))
+    assert "Allocators" in advice(tmp_path, Place("heap", "heap"))
+    assert "Allocators" in advice(tmp_path, Place("anonymous", "anonymous mapping"))
+    assert "Make the operand" in advice(tmp_path, Place("file", "file mapping /x"))
+
+
+def test_alignment_does_not_help_uncached_memory(tmp_path):
+    sentence = advice(tmp_path, Place("file", "file mapping /dev/mem"), cause="uncached")
+    assert "not write-back" in sentence and "alignas" not in sentence
