@@ -1,0 +1,119 @@
+"""What the vector families share: operands in either register file, alignment, lanes, and the two
+instructions whose names belong to string instructions too (MOVSD, CMPSD)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from trapline.processor.isa.mmx import enter_mmx, write_mmx
+from trapline.processor.language import GP, Cpu, Operand, Value, const, instruction
+
+Table = dict[str, tuple[str, str, int]]  # name -> opcode, operation, lane width
+
+
+def require_alignment(cpu: Cpu, operand: Operand, size: int = 16) -> None:
+    """#GP(0) unless a memory operand lies on a multiple of `size`."""
+    within = size.bit_length() - 1
+    cpu.fault(cpu.linear_address(operand).low(within).differs(0), GP, 0)
+
+
+def fetch(cpu: Cpu, src: Operand, width: int | None = None, *, aligned: bool = True) -> Value:
+    """A source: `width` bits of a register, or a memory operand; 16 bytes must be aligned."""
+    if not src.in_memory:
+        return src.narrowed(width or src.width).get()
+    if aligned and src.width == 128:
+        require_alignment(cpu, src)
+    return src.get()
+
+
+def put(cpu: Cpu, dst: Operand, value: Value) -> None:
+    """A whole result, in an XMM or MMX register."""
+    if dst.kind == "mmx":
+        write_mmx(cpu, dst, value)
+    else:
+        dst.set(value)
+
+
+def enter(cpu: Cpu, *operands: Operand) -> None:
+    """Before anything else, if one of the operands is an MMX register."""
+    if any(operand.kind == "mmx" for operand in operands):
+        enter_mmx(cpu)
+
+
+def combine(
+    cpu: Cpu, dst: Operand, src: Operand, operation: Callable[[Value, Value], Value]
+) -> None:
+    """dst := operation(dst, src), in whichever register file dst is."""
+    enter(cpu, dst)
+    right = fetch(cpu, src, dst.width)
+    put(cpu, dst, operation(dst.get(), right))
+
+
+def lanes(cpu: Cpu, operation: str, lane: int, left: Value, right: Value) -> Value:
+    """Two vectors, lane by lane."""
+    return cpu.primitive("lanes", left, right, widths=(left.width,), of=(operation, lane))[0]
+
+
+def shuffle(cpu: Cpu, lane: int, indices: Sequence[int], *vectors: Value) -> Value:
+    """A vector of lanes by number: those of the first of one or two vectors, then the second's."""
+    width = lane * len(indices)
+    return cpu.primitive("shuffle", *vectors, widths=(width,), of=(lane, tuple(indices)))[0]
+
+
+def register_by_lane(table: Table, primitive: str, lanes_prefix: str = "NP/66 ") -> None:
+    """Describe instructions dst := dst op src by a primitive of=(operation, lane)."""
+
+    def describe(operation: str, lane: int) -> Callable[[Cpu, Operand, Operand], None]:
+        def description(cpu: Cpu, dst: Operand, src: Operand) -> None:
+            combine(
+                cpu,
+                dst,
+                src,
+                lambda left, right: cpu.primitive(
+                    primitive, left, right, widths=(left.width,), of=(operation, lane)
+                )[0],
+            )
+
+        return description
+
+    for name, (opcode, operation, lane) in table.items():
+        instruction(lanes_prefix + opcode, name=name, unit="sse")(describe(operation, lane))
+
+
+def scalar(cpu: Cpu, operation: str, kind: str, *args: Value, immediate: int = 0) -> Value:
+    """Floating-point arithmetic by the host's rules: the instruction `operation` + `kind`."""
+    of = (operation, kind, immediate)
+    return cpu.primitive("float", *args, widths=(args[0].width,), unit="sse", of=of)[0]
+
+
+def scalar_move(cpu: Cpu, dst: Operand, src: Operand, width: int) -> None:
+    """MOVSS, MOVSD: a load clears the rest of the register, a move between two merges."""
+    if src.in_memory:
+        dst.set(src.get().zero_extend(128))
+    elif dst.in_memory:
+        dst.set(src.narrowed(width).get())
+    else:
+        dst.narrowed(width).set(src.narrowed(width).get())
+
+
+def scalar_move_double(cpu: Cpu, dst: Operand, src: Operand) -> None:
+    """MOVSD xmm, xmm/m64 and back (F2 0F 10 /r, F2 0F 11 /r)."""
+    scalar_move(cpu, dst, src, 64)
+
+
+def scalar_compare(cpu: Cpu, dst: Operand, src: Operand, kind: str, width: int) -> None:
+    """CMPSS, CMPSD: all ones or zeros in the low lane."""
+    predicate = (cpu.form.immediate or 0) & 7
+    right = fetch(cpu, src, width)
+    low = dst.narrowed(width)
+    low.set(scalar(cpu, "cmp", kind, low.get(), right, immediate=predicate))
+
+
+def scalar_compare_double(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
+    """CMPSD xmm, xmm/m64, imm8 (F2 0F C2 /r ib)."""
+    scalar_compare(cpu, dst, src, "sd", 64)
+
+
+def zeros(width: int) -> Value:
+    """A vector of zeros."""
+    return const(0, width)
