@@ -11,7 +11,7 @@ from trapline.processor.cpuid import Model, model
 from trapline.processor.decode import Decoded, decode_run
 from trapline.processor.fault import Fault, Undefined
 from trapline.processor.interp import execute
-from trapline.processor.jit import Engine
+from trapline.processor.jit import Engine, SiteTable, SiteTotal
 from trapline.processor.memory import HostBus, Memory
 from trapline.processor.microcode import MICROCODE
 from trapline.processor.msr import Msrs
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from trapline.processor.guest import Guest
     from trapline.processor.memory import Bus
 
-_TF = 0x100
-_FLAT_LIMIT = 0xFFFFFFFF
 _MXCSR_MASKS = 0x1F80
 _FCW_MASKS = 0x3F
 
@@ -55,7 +53,11 @@ class Core:
         self.memory.tlb.code = self.cluster.code_pages
         self.memory.exclusive = lambda: self.cluster.exclusive(self)
         self.msrs = Msrs(self)
+        self.interrupt_lines = boundary.InterruptLines(self.state)
         self.instruction: Decoded | None = None
+        self._kicked = False
+        self._sites = SiteTable()
+        self.state.bus_lock_table = self._sites.address
         self.engine = Engine(self, self.cluster.code) if engine == "jit" else None
         self._decoded: dict[tuple[bytes, int, int], Decoded] = {}
         self.cluster.join(self)
@@ -103,7 +105,7 @@ class Core:
         state = self.state
         rip = state.rip
         bitness, stack_width = self.code_mode
-        linear = rip if bitness == 64 else segment.linearize(self, "cs", rip, 1, False)
+        linear = segment.code_address(self, rip)
         code = self.memory.fetch(linear, 15)
         key = (code, rip, bitness + stack_width)
         known = self._decoded.get(key)
@@ -133,6 +135,11 @@ class Core:
 
     # -- running -----------------------------------------------------------------------------------
 
+    def kick(self) -> None:
+        """Make `run` return at the next boundary.  From any thread."""
+        self._kicked = True
+        self.state.attention = 1
+
     def step(self) -> None:
         """One instruction, with what it causes at its end; faults are delivered."""
         try:
@@ -143,10 +150,18 @@ class Core:
             exceptions.deliver_fault(self, fault)
 
     def run(self) -> None:
-        """Run until the processor is halted, shut down, or somebody asks for attention."""
+        """Run until the processor halts or shuts down (state.activity), or is kicked
+        (state.attention is then 1)."""
         state = self.state
-        state.attention = 0
-        while not state.activity and not state.attention & 1:
+        while True:
+            # Cleared before looking, so that a kick from now on is seen by native code.
+            state.attention = 0
+            if self._kicked:
+                self._kicked = False
+                state.attention = 1
+                return
+            if state.activity:
+                return
             self._advance()
 
     def _advance(self) -> None:
@@ -157,12 +172,34 @@ class Core:
             if self.engine is None or boundary.must_step(self):
                 self.interpret()
             else:
-                state.attention &= 1
                 self.engine.run()
+                if state.bus_lock_seen and not state.bus_lock_signals:
+                    self._count_site()
             boundary.after(self)
         except Fault as fault:
             exceptions.deliver_fault(self, fault)
 
+    # -- bus locks that only count -----------------------------------------------------------------
+
+    def _count_site(self) -> None:
+        """A bus lock that signals nothing was seen for the first time: from now on native code
+        only counts this instruction's."""
+        state, sites = self.state, self._sites
+        rip, linear = state.bus_lock_rip, state.bus_lock_linear
+        self._hand_over(sites.claim(rip))
+        sites.describe(rip, state.rip, state.bus_lock_size, state.cpl, linear)
+
+    def hand_over_bus_locks(self) -> None:
+        """Give the observer what native code has counted.  On the processor's own thread, or
+        while it is not running."""
+        for total in self._sites.drain():
+            self._hand_over(total)
+
+    def _hand_over(self, total: SiteTotal | None) -> None:
+        if total is not None and total.count and self.observer is not None:
+            self.observer.bus_lock_total(*total)
+
     def close(self) -> None:
         """The processor will not run again."""
+        self.hand_over_bus_locks()
         self.cluster.leave(self)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from trapline.processor.fault import Fault
 from trapline.processor.jit import layout
 from trapline.processor.jit.blocks import Block, CodeCache
+from trapline.processor.memory import NonCanonical
 from trapline.processor.state import INDEX
 
 if TYPE_CHECKING:
@@ -226,8 +227,11 @@ class Engine:
         if access == layout.Access.WRITE:
             kind = _WRITE
         linear = state.exit_linear
-        if not self.memory.fill(linear, kind):
-            return False
+        try:
+            if not self.memory.fill(linear, kind):
+                return False
+        except NonCanonical:
+            return False  # #GP or #SS: the reference engine knows the segment
         if access == layout.Access.LOCK:
             at = state.tlb + layout.TLB_ENTRY * (linear >> 12 & layout.TLB_INDEX_MASK)
             return bool(_QUAD.from_address(at + layout.TAG_LOCK).value == linear | 0xFFF)
