@@ -149,6 +149,15 @@ class Core:
         except Fault as fault:
             exceptions.deliver_fault(self, fault)
 
+    def step_natively(self) -> bool:
+        """As `step`, on the fast engine, and a fault is raised instead of delivered: to compare
+        the engines.  False if the instruction was the reference engine's after all."""
+        assert self.engine is not None
+        boundary.before(self)
+        native = not boundary.must_step(self) and self.engine.step()
+        boundary.after(self)
+        return native
+
     def run(self) -> None:
         """Run until the processor halts or shuts down (state.activity), or is kicked
         (state.attention is then 1)."""

@@ -94,7 +94,13 @@ class CodeCache:
     # -- translating -------------------------------------------------------------------------------
 
     def translate(
-        self, code: bytes, rip: int, hosts: tuple[int, ...], mode: tuple[int, int], interpret: bool
+        self,
+        code: bytes,
+        rip: int,
+        hosts: tuple[int, ...],
+        mode: tuple[int, int],
+        interpret: bool,
+        limit: int = MAX_INSTRUCTIONS,
     ) -> Block:
         """A block from the bytes at `rip` (which reach the page's end at most, or are one
         instruction that crosses it).  `interpret`: every instruction is the reference
@@ -108,7 +114,7 @@ class CodeCache:
             run.append((instruction, known))
             if interpret or known.is_branch or not known.is_native:
                 break
-            if crossing or len(run) >= MAX_INSTRUCTIONS:
+            if crossing or len(run) >= limit:
                 break
         assert room > 0
         with self.lock:

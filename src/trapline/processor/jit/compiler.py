@@ -25,7 +25,7 @@ _RUNTIME = (
     "trapline_enter", "trapline_stub_link", "trapline_stub_lookup", "trapline_interpret",
     "trapline_goto", "trapline_bus_acquire", "trapline_bus_release", "trapline_flags",
     "trapline_flags_of", "trapline_slow_read", "trapline_slow_write", "trapline_slow_lock",
-    "trapline_end_write", "trapline_end_lock",
+    "trapline_end_write", "trapline_end_lock", "trapline_bulk_move", "trapline_bulk_store",
 )  # fmt: skip
 _RUNTIME_MARK = "trapline_runtime"
 

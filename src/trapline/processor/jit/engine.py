@@ -99,6 +99,7 @@ class Engine:
         self.processor, self.code = processor, code
         self.state, self.memory = processor.state, processor.memory
         self.caches = (JumpCache(), JumpCache())  # supervisor, user
+        self._nowhere = JumpCache()  # stays empty: for single steps
         enter = code.compiler.runtime["trapline_enter"]
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
         self._enter = prototype(enter)
@@ -207,10 +208,7 @@ class Engine:
                     self.processor.interpret()
                     return
             elif reason == layout.Exit.FAULT:
-                q[_RIP] = _QUAD.from_address(q[_RECORD] + 8).value
-                detail = state.exit_detail
-                code = detail >> 8 & 0xFFFFFFFF if detail >> 40 & 1 else None
-                raise Fault(detail & 0xFF, code)
+                self._raise_fault()
             elif reason == layout.Exit.INTERPRET:
                 q[_RIP] = _QUAD.from_address(q[_RECORD] + 8).value
                 self.processor.interpret()
@@ -218,6 +216,40 @@ class Engine:
             else:  # ATTENTION, BUS_LOCK: the core's business
                 q[_RIP] = q[_EXIT_RIP]
                 return
+
+    def step(self) -> bool:
+        """Exactly one instruction natively, for tests; False if the reference engine did it.
+
+        A REP instruction stops after the iterations that could be done."""
+        state, q = self.state, self.state.q
+        processor, rip = self.processor, q[_RIP]
+        mode = processor.code_mode
+        linear = rip if mode[0] == 64 else rip + self.state.cs_base & 0xFFFFFFFF
+        code = self.memory.fetch(linear, 15)
+        host = self.memory.translate(linear, _FETCH).host & ~0xFFF
+        native = processor.is_native_mode
+        block = self.code.translate(code, rip, (host, host), mode, not native, limit=1)
+        state.jump_cache = self._nowhere.address
+        while True:
+            self._enter(state.address, block.record)
+            reason = q[_REASON]
+            if reason == layout.Exit.MEMORY and self._fill():
+                continue
+            if reason in (layout.Exit.MEMORY, layout.Exit.INTERPRET):
+                q[_RIP] = rip
+                processor.interpret()
+                return False
+            if reason == layout.Exit.FAULT:
+                self._raise_fault()
+            q[_RIP] = q[_EXIT_RIP]
+            return True
+
+    def _raise_fault(self) -> None:
+        q = self.state.q
+        q[_RIP] = _QUAD.from_address(q[_RECORD] + 8).value
+        detail = self.state.exit_detail
+        code = detail >> 8 & 0xFFFFFFFF if detail >> 40 & 1 else None
+        raise Fault(detail & 0xFF, code)
 
     def _fill(self) -> bool:
         """Put the page native code missed into its TLB; False: it must not be accessed so."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from trapline.processor.flags import CcKind
 from trapline.processor.jit import layout
+from trapline.processor.jit.bulk import MOVES, STORES
 from trapline.processor.jit.fields import Fields
 from trapline.processor.jit.flags import UNKNOWN, FlagState, FlagWriter
 from trapline.processor.jit.memory import MemoryWriter
@@ -539,6 +540,7 @@ class Lowering:
         f.branch(f.compare("eq", count, integer(0, count.width)), done, body)
         f.open_block(body)
         self._check_attention(f.load("i64", self._record(8)))
+        self._run_ahead(head)
         outer = self.values.forget()
         special, offsets = dict(self._special), dict(self._offsets)
         self.flags.now = FlagState(UNKNOWN)
@@ -554,6 +556,20 @@ class Lowering:
         self._special, self._offsets = special, offsets
         f.open_block(done)
         self.flags.now = FlagState(UNKNOWN)
+
+    def _run_ahead(self, head: str) -> None:
+        """Many elements at once where that is the same; then look at the count again."""
+        name, f = self.shape.form.name, self.f
+        size = MOVES.get(name) or STORES.get(name)
+        plain = self.shape.bitness == self.shape.form.address_width == 64
+        if not size or not plain or any(self.shape.segments):
+            return
+        function = "trapline_bulk_move" if name in MOVES else "trapline_bulk_store"
+        log = integer(size.bit_length() - 1, 64)
+        done = f.value("i64", f"call i64 @{function}(ptr %s, ptr %t, {log})")
+        one = f.new_block("one")
+        f.branch(f.compare("ne", done, integer(0, 64)), head, one, likely=True)
+        f.open_block(one)
 
     def _touch_record_fields(self, effects: list[Effect]) -> None:
         """Load before the loop what the loop reads from the record."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from trapline.processor.flags import CcKind
 from trapline.processor.jit import layout
+from trapline.processor.jit.bulk import bulk_text
 from trapline.processor.state import BOUNCE_OFFSET, OFFSET, SAVED_HOST_OFFSET
 
 _O = OFFSET
@@ -463,7 +464,7 @@ step:
 
 def runtime_text() -> str:
     """The whole runtime module."""
-    return _exits() + _enter() + _bus() + _memory() + _end_lock() + _flags()
+    return _exits() + _enter() + _bus() + _memory() + _end_lock() + _flags() + bulk_text()
 
 
 DECLARATIONS = """
@@ -474,4 +475,6 @@ declare ptr @trapline_slow_write(ptr, ptr, ptr, i64, i64) cold
 declare ptr @trapline_slow_lock(ptr, ptr, ptr, i64, i64) cold
 declare void @trapline_end_write(ptr, ptr, ptr, i64, i64) cold
 declare void @trapline_end_lock(ptr, ptr, ptr, i64, i64) cold
+declare i64 @trapline_bulk_move(ptr, ptr, i64)
+declare i64 @trapline_bulk_store(ptr, ptr, i64)
 """
