@@ -58,6 +58,7 @@ class Area:
             and before.file == self.file
             and before.name == self.name
             and before.file_end == self.file_end
+            and not (self.shared and self.file is None)  # two of these are two objects
             and (self.file is None or before.offset + before.size == self.offset)
         )
 

@@ -27,8 +27,6 @@ BUS_ADRERR = 2
 
 _READV, _WRITEV = 310, 311  # process_vm_readv, process_vm_writev
 _IOVEC = struct.Struct("<2Q")
-# An address the kernel answers EFAULT for, given in place of pointers to what is not the program's.
-BAD_POINTER = 0xDEAD_0000_0000_0000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +63,9 @@ class GuestMemory:
         self.machine = machine
         self.world = world
         self.low_base = machine.low_base
+        # Where the program's page 0 would be, which is never mapped: the kernel answers EFAULT
+        # for it, if and when it looks there.
+        self.bad_pointer = machine.low_base
         self.areas = AreaMap()
         self.lock = threading.RLock()
         self.calls = HostCalls()  # for use under the lock
@@ -89,7 +90,7 @@ class GuestMemory:
         """A system call's pointer, for the host: NULL stays, what is not the program's is bad."""
         if self.areas.find(linear) is not None:
             return linear if linear >= layout.LOW_SIZE else self.low_base + linear
-        return linear and BAD_POINTER
+        return linear and self.bad_pointer
 
     def read(self, linear: int, size: int) -> bytes:
         """Bytes of the program's memory; GuestFault if it may not read them itself."""

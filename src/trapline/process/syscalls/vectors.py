@@ -11,7 +11,6 @@ import errno
 import struct
 from typing import TYPE_CHECKING
 
-from trapline.process.memory import BAD_POINTER
 from trapline.process.syscalls.dispatch import arguments, as_file, as_pointer, handles
 from trapline.process.syscalls.table import NUMBERS
 
@@ -46,7 +45,7 @@ class _Copies:
         pointer = self._thread.process.memory.pointer
         # A part without bytes may point anywhere.
         words[::2] = [
-            pointer(place) or BAD_POINTER if size else 0
+            pointer(place) or self._thread.process.memory.bad_pointer if size else 0
             for place, size in zip(words[::2], words[1::2], strict=True)
         ]
         return self.put(struct.pack(f"<{2 * count}Q", *words))

@@ -1,0 +1,65 @@
+"""Programs run as guests and natively, on every backend there is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from trapline.kvm import open_kvm
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 120
+
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+def _opens(backend: str) -> bool:
+    try:
+        open_kvm(backend).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+@pytest.fixture(params=["host", "software"])
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    if not _opens(name):
+        pytest.skip(f"the {name} backend does not open here")
+    return name
+
+
+def _run(command: Sequence[str], **options: object) -> subprocess.CompletedProcess[bytes]:
+    settings: dict[str, object] = {"input": b"", **options}
+    return subprocess.run(command, capture_output=True, timeout=TIMEOUT, **settings)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.fixture
+def native() -> Run:
+    """Runs a program as it is; the status is as a shell reports it."""
+
+    def run(*command: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+        result = _run(command, **options)
+        if result.returncode < 0:
+            result.returncode = 128 - result.returncode
+        return result
+
+    return run
+
+
+@pytest.fixture
+def guest(backend: str) -> Run:
+    """Runs a program as the guest."""
+
+    def run(*command: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+        environment = {**os.environ, **options.pop("env", {})}  # type: ignore[dict-item]
+        environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'src'}"
+        start = [sys.executable, "-m", "tests.process.guest", backend]
+        return _run([*start, *command], env=environment, **options)
+
+    return run

@@ -1,0 +1,18 @@
+"""The mmap family: a program that tries it all says the same as natively."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tests.process.conftest import Run
+
+SCRIPT = Path(__file__).with_name("memory_script.py")
+
+
+def test_the_mmap_family_behaves_as_natively(guest: Run, native: Run) -> None:
+    command = [sys.executable, "-S", str(SCRIPT)]
+    expected, got = native(*command), guest(*command)
+    assert expected.returncode == 0, expected.stderr
+    assert got.stdout.decode().splitlines() == expected.stdout.decode().splitlines()
+    assert got.returncode == 0, got.stderr
