@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trapline.processor.isa.flag import DF
-from trapline.processor.language import UD, Cpu, Operand, Value, const, instruction
+from trapline.processor.isa.sse_shared import scalar_compare_double, scalar_move_double
+from trapline.processor.language import Cpu, Operand, Value, const, instruction
 
 
 class _Index:
@@ -133,7 +134,7 @@ for _suffix, _opcode in (("b", 0), ("w", 1), ("d", 1), ("q", 1)):
 def movsd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """The string move of 32 bits, or SSE2's move of one double."""
     if "xmm" in (dst.kind, src.kind):
-        cpu.fault(const(1, 1), UD)
+        scalar_move_double(cpu, dst, src)
     else:
         _move(cpu, dst, src)
 
@@ -142,6 +143,6 @@ def movsd(cpu: Cpu, dst: Operand, src: Operand) -> None:
 def cmpsd(cpu: Cpu, left: Operand, right: Operand, *predicate: Operand) -> None:
     """The string comparison of 32 bits, or SSE2's comparison of one double."""
     if predicate:
-        cpu.fault(const(1, 1), UD)
+        scalar_compare_double(cpu, left, right, *predicate)
     else:
         _compare(cpu, left, right)

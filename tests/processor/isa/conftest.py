@@ -1,0 +1,18 @@
+"""The engines every test of an instruction runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from tests.processor.isa.machine import After, interp
+
+Run = Callable[..., After]
+
+
+@pytest.fixture(params=[interp], ids=["interp"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs one instruction: see machine.interp."""
+    return cast(Run, request.param)
