@@ -40,12 +40,14 @@ class Core:
         *,
         engine: str = "jit",
         cluster: Cluster | None = None,
+        apic_id: int = 0,
     ) -> None:
         if engine not in ("jit", "interp"):
             raise ValueError(f"there is no engine {engine!r}; choose jit or interp")
         self.state = State()
         self.model = model(chosen) if isinstance(chosen, str) else chosen
         self.bus: Bus = bus if bus is not None else HostBus()
+        self.apic_id = apic_id
         self.guest: Guest | None = None
         self.observer: Observer | None = None
         self.cluster = cluster if cluster is not None else Cluster()
