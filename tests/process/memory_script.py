@@ -50,7 +50,7 @@ def anonymous() -> None:
     show(
         "into the hole",
         call("mmap", place + 2 * PAGE, PAGE, R | W, PRIVATE | ANON | NOREPLACE, -1, 0),
-    )  # noqa: E501
+    )
     show("over something", call("mmap", place, PAGE, R | W, PRIVATE | ANON | NOREPLACE, -1, 0))
     show("fixed over", call("mmap", place, PAGE, R | W, PRIVATE | ANON | FIXED, -1, 0))
     print(load(place, 5))
@@ -149,7 +149,7 @@ def files() -> None:
         show(
             "past the end",
             call("write", 1, call("mmap", 0, 8 * PAGE, R, SHARED, fd, 0) + 6 * PAGE, 4),
-        )  # noqa: E501
+        )
 
 
 def advice() -> None:

@@ -24,7 +24,7 @@ steps = st.lists(
 @given(steps)
 def test_every_page_is_as_the_last_change_left_it(
     script: list[tuple[str, tuple[int, int], int, bool]],
-) -> None:  # noqa: E501
+) -> None:
     areas = AreaMap()
     model: dict[int, tuple[int, int | None]] = {}  # page -> (prot, file offset)
     for what, (first, count), prot, of_file in script:
@@ -56,7 +56,7 @@ def test_every_page_is_as_the_last_change_left_it(
             assert (area.prot, place) == model[page]
     gaps = {
         page for a, b in areas.gaps(0, (PAGES + 8) * PAGE) for page in range(a // PAGE, b // PAGE)
-    }  # noqa: E501
+    }
     assert gaps == set(range(PAGES + 8)) - set(model)
 
 

@@ -98,7 +98,7 @@ def test_a_program_cut_short(size: int, tmp_path: Path) -> None:
 @given(st.lists(st.tuples(st.integers(0, 135), st.integers(0, 255)), min_size=1, max_size=6))
 def test_no_damage_gets_past_the_checks(
     tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[int, int]]
-) -> None:  # noqa: E501
+) -> None:
     """Any bytes give headers that make sense, or an ExecError."""
     data = bytearray(small_elf())
     for place, byte in damage:

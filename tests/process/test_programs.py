@@ -29,12 +29,12 @@ PROGRAMS = [
         "perl",
         "-e",
         'my %h; $h{$_ % 10} += $_ for 1 .. 5000; print map { "$_=$h{$_}\\n" } sort keys %h',
-    ],  # noqa: E501
+    ],
     [
         "/usr/bin/python3",
         "-c",
         "import json, decimal; print(json.dumps({'a': [1, 2.5]}), decimal.Decimal(2).sqrt())",
-    ],  # noqa: E501
+    ],
 ]
 
 
