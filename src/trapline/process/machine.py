@@ -78,6 +78,7 @@ class GuestMachine:
         self.tables = self._make_tables()
         self._windows: dict[int, int] = {}
         self._idle: list[Processor] = []
+        self._all: list[Vcpu] = []
         self._open()
 
     def _open(self) -> None:
@@ -88,9 +89,16 @@ class GuestMachine:
         for index, guest_physical in self._windows.items():
             self._set_window(index, guest_physical)
 
-    def reopen(self, kvm: Kvm) -> None:
-        """After a fork: a new VM over the child's copy of the memory (a VM belongs to one mm)."""
-        self._kvm = kvm
+    def reopen(self) -> None:
+        """In a child of a fork: a VM of its own over its copy of the memory.
+
+        The old one belongs to the parent (KVM ties a VM to an address space); closing the
+        child's descriptors of it does it no harm.
+        """
+        for vcpu in self._all:
+            vcpu.close()
+        self.vm.close()
+        self._all.clear()
         self._idle.clear()
         self._open()
 
@@ -152,6 +160,7 @@ class GuestMachine:
         if self._vcpus == layout.VCPU_LIMIT:
             raise OSError(11, "no more virtual processors")
         vcpu = self.vm.create_vcpu(self._vcpus)
+        self._all.append(vcpu)
         offset = 2 * layout.PAGE + self._vcpus * layout.PAGE
         self._vcpus += 1
         memory = self._arena[offset : offset + layout.PAGE]

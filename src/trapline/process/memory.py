@@ -72,6 +72,10 @@ class GuestMemory:
         self.brk_start = 0
         self.brk_end = 0
 
+    def after_fork(self) -> None:
+        """In a child: the lock may have been another thread's."""
+        self.lock = threading.RLock()
+
     def changed(self, area: Area) -> None:
         """Say that an area is there now, or may be executed now."""
         if area.file is not None:

@@ -44,6 +44,10 @@ class OwnFiles:
         self._own.add(high)
         return high
 
-    def forget(self, fd: int) -> None:
-        """One of them has been closed."""
-        self._own.discard(fd)
+    def forget_closed(self) -> None:
+        """Some of them have been closed: their numbers are nobody's."""
+        for fd in list(self._own):
+            try:
+                fcntl.fcntl(fd, fcntl.F_GETFD)
+            except OSError:
+                self._own.discard(fd)

@@ -24,7 +24,7 @@ from trapline.process.own_files import OwnFiles
 from trapline.process.policy import Policy
 from trapline.process.procfs import Paths
 from trapline.process.syscalls import system_call
-from trapline.process.thread import EndThread, Thread, current_thread
+from trapline.process.thread import EndThread, Snapshot, Thread, current_thread
 from trapline.process.world import World
 
 
@@ -101,6 +101,23 @@ class Process:
                 self.world.threads.remove(thread)
                 self.machine.give_back(thread.processor)
             self.changed.notify_all()
+
+    def become_child(self, thread: Thread, start: Snapshot) -> None:
+        """In the child of a host fork, on the thread that forked: everything of its own, and the
+        thread ready to run from `start`, which was taken before the fork."""
+        self.parent, self.pid = self.pid, os.getpid()
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.world.after_fork(thread)
+        self.memory.after_fork()
+        self.observer.became_child(self.parent, self.pid)
+        self.machine.reopen()
+        self.own_files.forget_closed()
+        self.leader = thread
+        self.pending_image = None
+        thread.in_guest = thread.needs_flush = thread.must_end = False
+        thread.use(self.machine.take_processor())
+        thread.start(start)
 
     def current_thread(self) -> Thread | None:
         """The guest thread that the calling host thread runs."""

@@ -6,10 +6,11 @@ Knows how the program's registers are held while the monitor is left, and who ha
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from trapline.kvm import Regs, exits
+from trapline.kvm import Fpu, Regs, exits
 from trapline.process import layout
 from trapline.process.machine import Processor, cpu_registers_start
 from trapline.process.native import HostCalls
@@ -44,13 +45,22 @@ class EndThread(BaseException):
     """Unwinds a thread's loop when the thread or the whole process is to end."""
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All of a program thread's registers."""
+
+    regs: Regs
+    fs_base: int
+    gs_base: int
+    xsave: bytes
+
+
 class Thread:
     """One guest thread.  All but `kick` belongs to its host thread."""
 
     def __init__(self, process: Process, processor: Processor, calls: HostCalls | None = None):
         self.process = process
-        self.processor = processor
-        self.vcpu = processor.vcpu
+        self.use(processor)
         self.calls = calls or HostCalls()
         self.host_thread = 0
         self.tid = 0
@@ -66,6 +76,11 @@ class Thread:
         self.robust_list_size = 0
         self.scratch: object = None  # keeps a buffer alive while the host reads it
         self._saved_rax: int | None = None
+
+    def use(self, processor: Processor) -> None:
+        """Run on this processor from now on."""
+        self.processor = processor
+        self.vcpu = processor.vcpu
 
     # -- registers of the program ---------------------------------------------------------------
 
@@ -92,6 +107,11 @@ class Thread:
             self.processor.write_frame(regs.rip, regs.rflags, regs.rsp)
             self.where = Where.FRAME
 
+    def snapshot(self) -> Snapshot:
+        """What a copy of this thread starts with, in a fork or a clone."""
+        vcpu = self.vcpu
+        return Snapshot(self.get_registers(), vcpu.fs_base, vcpu.gs_base, vcpu.get_xsave())
+
     @property
     def rip(self) -> int:
         """The program's RIP."""
@@ -103,8 +123,10 @@ class Thread:
 
     # -- running --------------------------------------------------------------------------------
 
-    def start(self, regs: Regs, fs_base: int = 0) -> None:
-        """Bring the processor up through the monitor's start, ready to run the program."""
+    def start(self, start: Snapshot | Regs) -> None:
+        """Bring the processor up through the monitor's start, ready to run the program; called on
+        the host thread that will run it."""
+        regs = start if isinstance(start, Regs) else start.regs
         self.host_thread = threading.get_ident()
         self.tid = threading.get_native_id()
         _current.thread = self
@@ -113,7 +135,6 @@ class Thread:
         cpu_registers_start(
             self.processor, self.process.machine.monitor.start, self.process.policy.detects
         )
-        self.vcpu.fs_base = fs_base
         exit = self.vcpu.run()
         while isinstance(exit, exits.Interrupted):
             exit = self.vcpu.run()
@@ -121,19 +142,24 @@ class Thread:
             raise RuntimeError(f"the monitor did not start: {exit}")
         self.where = Where.FRAME
         self.set_registers(regs)
+        if isinstance(start, Snapshot):
+            self.vcpu.fs_base, self.vcpu.gs_base = start.fs_base, start.gs_base
+            self.vcpu.set_xsave(start.xsave)
+        else:
+            self.vcpu.fs_base = self.vcpu.gs_base = 0
+            self.vcpu.set_fpu(Fpu())
 
     def run(self) -> None:
         """Run the program's thread until it ends."""
         process = self.process
         world = process.world
-        vcpu = self.vcpu
         try:
             while True:
                 if self.calls.words[0] or self.must_end or process.ending:
                     process.attend(self)
                 world.enter(self)
                 self._resume()
-                exit = vcpu.run()
+                exit = self.vcpu.run()  # another vCPU than before after a fork
                 world.leave(self)
                 if type(exit) is exits.Io:
                     self._left_through(exit.port)
