@@ -6,6 +6,7 @@ from trapline.process.events import Outcome, ProgramObserver
 from trapline.process.policy import Policy, parse_policy
 from trapline.process.process import Process
 from trapline.process.run import run_program
+from trapline.process.thread import Thread
 
 __all__ = [
     "Area",
@@ -15,6 +16,7 @@ __all__ = [
     "Policy",
     "Process",
     "ProgramObserver",
+    "Thread",
     "parse_policy",
     "run_program",
 ]
