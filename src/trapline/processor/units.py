@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 @cache
 def unit(form: FormFacts) -> str:
-    """"", "mmx", "sse", "both" (CVTPI2PS ...), "fxsave" or "xsave"."""
+    """ "", "mmx", "sse", "both" (CVTPI2PS ...), "fxsave" or "xsave"."""
     declared = INSTRUCTIONS[form.name].unit
     kinds = {operand.kind for operand in form.operands}
     if "mmx" in kinds:
         return "both" if "xmm" in kinds else "mmx"
+    if not declared and "xmm" in kinds:  # MOVSD and CMPSD, which share a string's name
+        return "sse"
     return declared
 
 

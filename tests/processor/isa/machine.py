@@ -1,18 +1,15 @@
-"""One instruction on one engine: flat memory, a state by keywords, and what became of it."""
+"""One instruction on the reference engine: flat memory, a state by keywords, what became of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, cast
 
-from trapline.processor import isa
 from trapline.processor.decode import Decoded, decode, disassemble
 from trapline.processor.fault import Fault
 from trapline.processor.flags import AF, CF, OF, PF, SF, ZF
 from trapline.processor.interp import execute
 from trapline.processor.state import State
-
-__all__ = ["After", "Machine", "isa"]
 
 FLAGS = {"cf": CF, "pf": PF, "af": AF, "zf": ZF, "sf": SF, "of": OF}
 ENTRY = 0x4000
@@ -23,8 +20,14 @@ _MASK = (1 << 64) - 1
 _NON_CANONICAL = (0, (1 << 17) - 1)
 
 
+class Writable(Protocol):
+    """What takes bytes by slice."""
+
+    def __setitem__(self, where: slice, content: bytes, /) -> None: ...
+
+
 class Memory:
-    """A megabyte's eighth from address 0; elsewhere accesses fault.  Remembers the order."""
+    """128 KiB from address 0; elsewhere accesses fault.  Remembers the order."""
 
     def __init__(self) -> None:
         self.bytes = bytearray(SIZE)
@@ -75,23 +78,27 @@ class Machine:
 class After:
     """The state after an instruction: registers by name, `flags` as a set of names."""
 
-    def __init__(self, machine: Machine, fault: Fault | None, length: int) -> None:
-        self._machine = machine
+    def __init__(self, machine: Machine, fault: Fault | None, instruction: Decoded) -> None:
+        self.machine = machine
         self.fault = None if fault is None else fault.vector
         self.error_code = None if fault is None else fault.error_code
         self.microcode = machine.microcode
         self.accesses = machine.memory.accesses
-        self.length = length
+        self.instruction = instruction
 
     def __getattr__(self, name: str) -> int:
-        word = getattr(self._machine.state, name)
+        word = getattr(self.machine.state, name)
         assert isinstance(word, int)
         return word
 
     @property
     def flags(self) -> set[str]:
-        word = self._machine.state.arithmetic_flags
+        word = self.machine.state.arithmetic_flags
         return {name for name, mask in FLAGS.items() if word & mask}
+
+    @property
+    def length(self) -> int:
+        return self.instruction.length
 
     @property
     def moved(self) -> int:
@@ -99,19 +106,24 @@ class After:
         return self.rip - ENTRY
 
     def word(self, linear: int, size: int = 8) -> int:
-        return int.from_bytes(self._machine.memory.bytes[linear : linear + size], "little")
+        return int.from_bytes(self.machine.memory.bytes[linear : linear + size], "little")
 
 
-def _prepare(machine: Machine, given: dict[str, Any]) -> None:
-    state = machine.state
+def prepare(state: State, memory: Writable, given: dict[str, Any]) -> None:
+    """Put what a test gives into a state that is otherwise all zeros."""
     state.rip, state.rsp, state.cpl = ENTRY, STACK, 3
-    state.cs_limit = 0xFFFF if machine.bits == 16 else 0xFFFFFFFF
-    state.rflags = 2 | given.pop("system", 0)
-    state.arithmetic_flags = sum(FLAGS[name] for name in given.pop("flags", "").split())
-    for linear, content in given.pop("memory", {}).items():
-        machine.memory.bytes[linear : linear + len(content)] = content
+    state.cs_limit = 0xFFFFFFFF
     for name, word in given.items():
-        setattr(state, name, word & _MASK)
+        match name:
+            case "system":
+                state.system_flags = 2 | word
+            case "flags":
+                state.arithmetic_flags = sum(FLAGS[flag] for flag in word.split())
+            case "memory":
+                for linear, content in word.items():
+                    memory[linear : linear + len(content)] = content
+            case _:
+                setattr(state, name, word & _MASK)
 
 
 def interp(text: str, code: str, bits: int = 64, stack: int | None = None, **given: Any) -> After:
@@ -121,15 +133,15 @@ def interp(text: str, code: str, bits: int = 64, stack: int | None = None, **giv
     of RFLAGS; `memory` maps addresses to bytes; everything else is a register or a slot.
     """
     machine = Machine(bits)
-    _prepare(machine, given)
+    prepare(machine.state, machine.memory.bytes, given)
     instruction = decode(bytes.fromhex(code), ENTRY, bits, stack or bits)
     assert instruction is not None and instruction.length == len(bytes.fromhex(code))
     shown = disassemble(instruction.code, ENTRY, bits)
     assert shown == text, shown
     fault = None
     try:
-        while not execute(machine, instruction):
+        while not execute(cast(Any, machine), instruction):
             pass
     except Fault as raised:
         fault = raised
-    return After(machine, fault, instruction.length)
+    return After(machine, fault, instruction)
