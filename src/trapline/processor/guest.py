@@ -78,6 +78,9 @@ class Guest(Protocol):
     """Added to every RDTSC, RDTSCP and read of IA32_TIME_STAMP_COUNTER, to the core's own
     offset."""
 
+    bus_lock_exits: bool
+    """Whether `bus_lock_exit` leaves, so that native code must come back for every bus lock."""
+
     def intercept_exception(
         self, vector: int, error_code: int | None, payload: int, kind: int, length: int
     ) -> None:
