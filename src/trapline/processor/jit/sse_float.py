@@ -36,9 +36,7 @@ def _zero(type_: str) -> Ssa:
 def _run(f: Function, text: str, result: str, source: Ssa, old: Ssa | None = None) -> Ssa:
     """`text` with $0 the result, which starts as `old` (zero, so as to wait for nobody)."""
     before = old or _zero(result)
-    return f.value(
-        result, f'call {result} asm sideeffect "{text}", "=x,x,0"({source}, {before})'
-    )
+    return f.value(result, f'call {result} asm sideeffect "{text}", "=x,x,0"({source}, {before})')
 
 
 @primitive("float")
@@ -62,8 +60,10 @@ def _order(lowering: Lowering, effect: Primitive, args: Sequence[Ssa]) -> Sequen
     left, right = (_float(f, arg) for arg in args)
     pack = f.value(
         "{i8, i8, i8}",
-        f'call {{i8, i8, i8}} asm sideeffect "{operation}{kind} $4, $3", '
-        f'"={{@ccz}},={{@ccp}},={{@ccc}},x,x,~{{flags}}"({left}, {right})',
+        # SETcc inside: with flag outputs LLVM may read EFLAGS again after it has clobbered them.
+        f'call {{i8, i8, i8}} asm sideeffect "{operation}{kind} $4, $3\\0A'
+        f'\\09sete $0\\0A\\09setp $1\\0A\\09setb $2", '
+        f'"=&q,=&q,=&q,x,x,~{{flags}}"({left}, {right})',
     )
     flags = [f.value("i8", f"extractvalue {pack}, {i}") for i in range(3)]
     return [f.cast("trunc", flag, "i1") for flag in flags]

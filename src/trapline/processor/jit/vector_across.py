@@ -87,7 +87,9 @@ def _select_bytes(lowering: Lowering, effect: Primitive, args: Sequence[Ssa]) ->
     return (f.cast("trunc", result, f"i{width}"),)
 
 
-_FLAG_OUTPUTS = "={@ccc},={@ccz},={@ccs},={@cco}"
+# SETcc inside the text: with flag outputs LLVM may read EFLAGS again after clobbering them.
+_SET_FLAGS = "\\0A\\09setb $1\\0A\\09sete $2\\0A\\09sets $3\\0A\\09seto $4"
+_FLAG_OUTPUTS = "=&q,=&q,=&q,=&q"
 
 
 @primitive("string_compare")
@@ -105,7 +107,7 @@ def _string_compare(lowering: Lowering, effect: Primitive, args: Sequence[Ssa]) 
     results = f"{{{kind}, i8, i8, i8, i8}}"
     pack = f.value(
         results,
-        f'call {results} asm "{name} $${immediate}, $6, $5", '
+        f'call {results} asm "{name} $${immediate}, $6, $5{_SET_FLAGS}", '
         f'"{register},{_FLAG_OUTPUTS},{inputs},~{{flags}}"({first}, {second}{lengths})',
     )
     result = f.value(kind, f"extractvalue {pack}, 0")
