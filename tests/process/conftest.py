@@ -26,6 +26,12 @@ def _opens(backend: str) -> bool:
     return True
 
 
+def skip_on_pvm(backend: str, why: str) -> None:
+    """Skip what a KVM without hardware support under it (PVM) does otherwise than processors."""
+    if backend == "host" and Path("/sys/module/kvm_pvm").exists():
+        pytest.skip(f"this host's KVM is PVM: {why}")
+
+
 @pytest.fixture(params=["host", "software"])
 def backend(request: pytest.FixtureRequest) -> str:
     name: str = request.param

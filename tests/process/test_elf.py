@@ -14,12 +14,15 @@ from hypothesis import strategies as st
 
 from trapline.process.elf import ElfHeaders, ExecError, read_headers
 
+EXIT_0 = b"\xb8\x3c\0\0\0\x31\xff\x0f\x05"  # mov eax, 60; xor edi, edi; syscall
 
-def small_elf(**changes: int) -> bytes:
+
+def small_elf(code: bytes = EXIT_0, **changes: int) -> bytes:
     """A 64-bit ELF with one executable segment that holds all of it."""
     fields = {"class": 2, "order": 1, "type": 2, "machine": 62, "entry": 0x400078, "count": 1}
     fields |= changes
-    size = 64 + 56 + 16
+    code = code.ljust(16, b"\x90")
+    size = 64 + 56 + len(code)
     ident = bytes([0x7F, *b"ELF", fields["class"], fields["order"], 1]) + bytes(9)
     header = struct.pack(
         "<16sHHIQQQIHHHHHH", ident, fields["type"], fields["machine"], 1, fields["entry"],
@@ -29,7 +32,7 @@ def small_elf(**changes: int) -> bytes:
         "<IIQQQQQQ", 1, 5, 0, fields.get("linear", 0x400000), 0,
         fields.get("file_size", size), fields.get("memory_size", size), 4096,
     )  # fmt: skip
-    return header + segment + b"\xb8\x3c\0\0\0\x31\xff\x0f\x05".ljust(16, b"\x90")
+    return header + segment + code
 
 
 def headers_of(data: bytes, tmp_path: Path) -> ElfHeaders:

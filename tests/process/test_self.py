@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.process.conftest import Run
+from tests.process.conftest import Run, skip_on_pvm
 
 PYTHON = [sys.executable, "-S", "-c"]
 
@@ -142,8 +142,7 @@ except ValueError as error:
 
 def test_the_processor_it_sees_is_x86_64_v2(guest: Run, backend: str) -> None:
     """The loader's own list (ld.so --help) names what CPUID lets programs use."""
-    if backend == "host" and os.path.exists("/sys/module/kvm_pvm"):
-        pytest.skip("this KVM (PVM) lets programs execute CPUID on the host's processor")
+    skip_on_pvm(backend, "programs execute CPUID on the host's own processor")
     loader = "/lib64/ld-linux-x86-64.so.2"
     if not os.path.exists(loader):
         pytest.skip("no glibc")

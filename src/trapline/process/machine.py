@@ -138,9 +138,8 @@ class GuestMachine:
         self.vm.set_user_memory_region(self._slot(window), 0, window, size, self.host(linear))
 
     def _make_tables(self) -> PageTables:
-        code, tables = self.monitor.code, monitor.tables_page(self.monitor)
-        self._arena[: len(code)] = code
-        self._arena[layout.PAGE : layout.PAGE + len(tables)] = tables
+        shared = monitor.shared_pages(self.monitor)
+        self._arena[: len(shared)] = shared
         used = (layout.MONITOR_END - layout.MONITOR) // layout.PAGE
         page_tables = PageTables(self._arena.cast("Q"), layout.ARENA, used)
         page_tables.reserve(layout.MONITOR, layout.MONITOR_END)

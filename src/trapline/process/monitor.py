@@ -14,11 +14,12 @@ from typing import Any
 from iced_x86 import BlockEncoder, Code, Instruction, MemoryOperand, Register
 
 from trapline.arch.debug import DR6_ACTIVE_LOW
-from trapline.arch.exception import WITH_ERROR_CODE
+from trapline.arch.exception import WITH_ERROR_CODE, Vector
 from trapline.process.layout import (
     KERNEL_CS,
     MONITOR_CODE,
     MONITOR_TABLES,
+    PAGE,
     PORT_READY,
     PORT_SYSCALL,
     PORT_VECTOR,
@@ -220,9 +221,13 @@ _DPL_3 = 0x60
 
 
 def idt(monitor: Monitor) -> bytes:
-    """The interrupt descriptor table: interrupt gates; INT3 and INTO may come from the program."""
+    """The interrupt descriptor table: interrupt gates; INT3 and INTO may come from the program.
+
+    The gates of vectors that no exception has are there for INT n to be refused by (#GP).
+    """
     gates = []
-    for vector, place in enumerate(monitor.vectors):
+    for vector in range(256):
+        place = monitor.vectors[vector if vector < VECTORS else Vector.GP]
         rights = _INTERRUPT_GATE | (_DPL_3 if vector in (3, 4) else 0)
         stack = 1 if vector == 2 else 0  # an NMI may come while RSP is still the program's
         gates.append(
@@ -257,16 +262,17 @@ def tss(page: int) -> bytes:
     return bytes(task)
 
 
-IDT_LIMIT = VECTORS * 16 - 1
+# All vCPUs share the IDT, a page of its own, and the GDT, which only is read: behind the code.
+IDT_LINEAR = MONITOR_TABLES
+IDT_LIMIT = 256 * 16 - 1
 GDT_OFFSET = 0x800
+GDT_LINEAR = MONITOR_CODE + GDT_OFFSET
 GDT_LIMIT = 8 * 8 - 1
 
 
-def tables_page(monitor: Monitor) -> bytes:
-    """The page with the IDT and the GDT, which all vCPUs share."""
-    return idt(monitor).ljust(GDT_OFFSET, b"\0") + gdt()
+def shared_pages(monitor: Monitor) -> bytes:
+    """The two pages at the monitor's start."""
+    return (monitor.code.ljust(GDT_OFFSET, b"\0") + gdt()).ljust(PAGE, b"\0") + idt(monitor)
 
 
-IDT_LINEAR = MONITOR_TABLES
-GDT_LINEAR = MONITOR_TABLES + GDT_OFFSET
 STAR = (USER_CS - 3 - 16) << 48 | 3 << 48 | KERNEL_CS << 32
