@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import trapline.processor.isa  # noqa: F401 - registers the instructions
 from trapline.processor import boundary, exceptions, segment
 from trapline.processor.cluster import Cluster
 from trapline.processor.cpuid import Model, model
@@ -156,7 +157,11 @@ class Core:
         the engines.  False if the instruction was the reference engine's after all."""
         assert self.engine is not None
         boundary.before(self)
-        native = not boundary.must_step(self) and self.engine.step()
+        if boundary.must_step(self):
+            self.interpret()
+            native = False
+        else:
+            native = self.engine.step()
         boundary.after(self)
         return native
 
