@@ -43,6 +43,9 @@ class Bare:
     def flush_translations(self, host_page: int) -> None:
         self.flushed.append(host_page)
 
+    def mappings_changed(self) -> None:
+        """There is no native code here."""
+
     def word(self, physical: int, size: int = 8) -> int:
         return int.from_bytes(self.bus.bytes[physical : physical + size], "little")
 

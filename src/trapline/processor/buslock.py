@@ -24,7 +24,7 @@ from trapline.processor.guest import Leave
 if TYPE_CHECKING:
     from trapline.processor.core import Core
 
-    from trapline.processor.memory import LockedAccess
+    from trapline.processor.notes import LockedAccess
 
 CACHE_LINE = 64
 _GP, _AC = 13, 17

@@ -58,7 +58,7 @@ def test_a_write_whose_second_page_faults_writes_nothing(second: int | None) -> 
             attempt()
         assert (caught.value.vector, caught.value.cr2) == (14, SECOND)
         assert bare.word(0x8FFD, 3) == 0
-        assert bare.memory.noted_lock is None
+        assert bare.memory.notes.lock is None
 
 
 def test_addresses_wrap_at_the_top_of_a_32_bit_space() -> None:
@@ -96,7 +96,7 @@ def test_updates_change_just_their_bytes(offset: int, size: int, addend: int) ->
     after = bare.bus.bytes[0x8000:0x9000] + bare.bus.bytes[0x3000:0x4000]
     assert after == expected[:0x2000]
     crosses = offset % 64 + size > 64
-    assert (bare.memory.noted_lock is not None) == crosses
+    assert (bare.memory.notes.lock is not None) == crosses
 
 
 def test_cmpxchg16b_sized_updates_are_atomic_too() -> None:
@@ -105,20 +105,20 @@ def test_cmpxchg16b_sized_updates_are_atomic_too() -> None:
     bare.memory.write(PAGE, 16, word)
     assert bare.memory.update(PAGE, 16, lambda old: old ^ 1 << 127) == word
     assert bare.memory.read(PAGE, 16) == word ^ 1 << 127
-    assert bare.memory.noted_lock is None
+    assert bare.memory.notes.lock is None
 
 
 def test_a_split_update_is_noted_with_what_it_touched() -> None:
     bare = user()
     bare.state.rip = 0x1234
     bare.memory.update(PAGE + 0x3E, 4, lambda old: old)
-    assert bare.memory.noted_lock == (0x1234, PAGE + 0x3E, 0x803E, 4, 3, Cause.SPLIT)
+    assert bare.memory.notes.lock == (0x1234, PAGE + 0x3E, 0x803E, 4, 3, Cause.SPLIT)
 
 
 def test_an_unlocked_update_takes_no_bus_lock() -> None:
     bare = user()
     bare.memory.update(PAGE + 0x3E, 4, lambda old: old + 1, locked=False)
-    assert bare.memory.noted_lock is None
+    assert bare.memory.notes.lock is None
     assert bare.word(0x803E, 4) == 1
 
 
@@ -126,8 +126,8 @@ def test_an_unlocked_update_takes_no_bus_lock() -> None:
 def test_memory_that_is_not_write_back_needs_the_bus(linear: int) -> None:
     bare = user(FLAT | PTE_PCD)
     bare.memory.update(linear, 4, lambda old: old)
-    assert bare.memory.noted_lock is not None
-    assert bare.memory.noted_lock.cause is Cause.UNCACHED
+    assert bare.memory.notes.lock is not None
+    assert bare.memory.notes.lock.cause is Cause.UNCACHED
 
 
 def test_a_split_update_stops_the_other_processors() -> None:
@@ -162,7 +162,7 @@ def test_split_lock_ac_comes_before_the_access(cpl: int) -> None:
         bare.memory.update(PAGE + 0x3E, 4, lambda old: old + 1)
     assert (caught.value.vector, caught.value.error_code) == (17, 0)
     assert bare.word(0x803E, 4) == 0
-    assert bare.memory.noted_lock is None
+    assert bare.memory.notes.lock is None
     [(lock, outcome)] = bare.observer.seen
     assert (lock.cause, outcome) == (Cause.SPLIT, Outcome.AC)
     bare.memory.update(PAGE + 0x3C, 4, lambda old: old + 1)  # on one line
@@ -224,7 +224,7 @@ def test_data_breakpoints_are_noted(
         bare.memory.write(linear, size, 0)
     else:
         bare.memory.read(linear, size)
-    assert bare.memory.noted_breakpoints == (0x1001 if hits else 0)
+    assert bare.memory.notes.breakpoints == (0x1001 if hits else 0)
 
 
 def test_updates_meet_write_breakpoints() -> None:
@@ -232,7 +232,7 @@ def test_updates_meet_write_breakpoints() -> None:
     bare.state.dr2, bare.state.dr7 = PAGE, 0x0D000000 | 1 << 4
     bare.memory.breakpoints_changed()
     bare.memory.update(PAGE, 4, lambda old: old)
-    assert bare.memory.noted_breakpoints == 0x1004
+    assert bare.memory.notes.breakpoints == 0x1004
 
 
 def test_alignment_checking_is_for_cpl_3_with_am_and_ac() -> None:

@@ -1,7 +1,9 @@
 """Linear addresses to bytes: every access passes `Memory`."""
 
-from trapline.processor.memory.access import LockedAccess, Memory
+from trapline.processor.memory.access import Memory
 from trapline.processor.memory.bus import Bus, Device, HostBus, Ram
+from trapline.processor.memory.host import change as change_host
+from trapline.processor.memory.host import read_tsc
 from trapline.processor.memory.page import (
     FETCH,
     READ,
@@ -23,9 +25,10 @@ __all__ = [
     "Bus",
     "Device",
     "HostBus",
-    "LockedAccess",
     "Memory",
     "NonCanonical",
     "Ram",
     "Translation",
+    "change_host",
+    "read_tsc",
 ]

@@ -1,14 +1,14 @@
 """Every access to memory by linear address: translate, check, classify, do it.
 
 What happens to a locked access before it is done is asked of `buslock`; what it causes afterwards
-is left in `noted_lock` for the boundary, as breakpoints hit are in `noted_breakpoints`.
+is left in `notes` for the boundary, as the breakpoints hit are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from trapline.arch.debug import (
     DR7_BREAKPOINTS_ENABLED,
@@ -33,26 +33,16 @@ from trapline.processor.memory.page import (
 )
 from trapline.processor.memory.tlb import Tlb
 from trapline.processor.memory.types import WB
-from trapline.processor.memory.walk import NonCanonical, Walker
+from trapline.processor.memory.walk import Walker
+from trapline.processor.notes import LockedAccess, Notes
 
 if TYPE_CHECKING:
     from trapline.processor.core import Core
 
 _AC = 17
-_ALIGNMENT = {2: 1, 4: 3, 6: 3, 8: 7, 10: 7}  # by operand size (SDM 3A, #AC)
+_ALIGNMENT = {2: 1, 4: 3, 6: 3, 8: 7, 10: 7, 16: 15}  # by operand size (SDM 3A, #AC)
 _NO_PAGES: dict[int, Page] = {}
 _MOST_PAGES = 1 << 17  # cached a privilege, lest a guest that touches everything fill our memory
-
-
-class LockedAccess(NamedTuple):
-    """A bus lock as the access saw it; the boundary knows the rest."""
-
-    rip: int
-    linear: int
-    physical: int
-    size: int
-    cpl: int
-    cause: Cause
 
 
 class Memory:
@@ -74,8 +64,7 @@ class Memory:
         self._has_large = False
         self._watched: list[tuple[int, Breakpoint]] = []
         self._watched_pages: dict[int, int] = {}
-        self.noted_lock: LockedAccess | None = None
-        self.noted_breakpoints = 0
+        self.notes = Notes()
         # Entered around an update that the host cannot do atomically; whoever runs several
         # processors on this memory puts here what stops the others.
         self.exclusive: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -173,6 +162,11 @@ class Memory:
         host = page.host + offset if page.host else 0
         return Translation(host, page.physical + offset, page.memory_type, page.rights)
 
+    def known_physical(self, linear: int) -> int:
+        """The physical address of a byte accessed just now; 0 if it is not known any more."""
+        page = self._spaces[self._privilege].get(linear >> 12)
+        return page.physical + (linear & 0xFFF) if page is not None else 0
+
     def fill(self, linear: int, kind: int) -> bool:
         """Translate for native code; True if its table now serves reads (or writes, by `kind`)
         of the page, False if each access must come through Python."""
@@ -231,6 +225,7 @@ class Memory:
             space.clear()
         self._has_large = False
         self.tlb.flush()
+        self._core.mappings_changed()
 
     def flush_page(self, linear: int) -> None:
         """INVLPG: drop the translations of the page, of whatever size, that holds an address."""
@@ -240,6 +235,7 @@ class Memory:
         for privilege, space in enumerate(self._spaces):
             space.pop(linear >> 12, None)
             self.tlb.drop(linear, privilege)
+        self._core.mappings_changed()
 
     def flush_frames(self) -> None:
         """INVEPT, or the physical memory map or an MTRR changed: drop everything."""
@@ -369,7 +365,7 @@ class Memory:
         physical = page.physical + (linear & 0xFFF)
         lock = LockedAccess(state.rip, linear, physical, size, state.cpl, cause)
         before_access(self._core, lock)
-        self.noted_lock = lock
+        self.notes.lock = lock
 
     def _check_alignment(self, linear: int, size: int) -> None:
         if linear & _ALIGNMENT.get(size, 0):
@@ -380,12 +376,9 @@ class Memory:
         for watched, one in self._watched:
             wanted = WRITE if one.kind == BreakpointKind.WRITE else READ | WRITE
             if access & wanted and one.touches(watched, linear, size):
-                self.noted_breakpoints |= one.payload | PAYLOAD_ENABLED_BREAKPOINT
+                self.notes.breakpoints |= one.payload | PAYLOAD_ENABLED_BREAKPOINT
 
 
 def _device_parts(size: int) -> list[tuple[int, int]]:
     """An access to a device in pieces of at most eight bytes: (bytes done, size of the piece)."""
     return [(done, min(8, size - done)) for done in range(0, size, 8)]
-
-
-__all__ = ["LockedAccess", "Memory", "NonCanonical"]

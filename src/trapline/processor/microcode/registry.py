@@ -1,25 +1,45 @@
-"""The book of microcode functions: what the instruction language cannot say, by name."""
+"""The book of microcode: name -> function of the core.
+
+A function is called as function(core, instruction, *integers) while state.rip is the
+instruction's own address; it returns the new RIP, or None for the next instruction.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-# (core, instruction, *integers) -> the new RIP, or None for the next instruction.
-Function = Callable[..., "int | None"]
+from trapline.processor.fault import Fault
 
+if TYPE_CHECKING:
+    from trapline.processor.core import Core
+
+Function = Callable[..., int | None]
 MICROCODE: dict[str, Function] = {}
 
+GP, UD = 13, 6
+MASK_32, MASK_64 = (1 << 32) - 1, (1 << 64) - 1
 
-def microcode(name: str) -> Callable[[Function], Function]:
-    """Register a function.  It is called with state.rip still at the instruction, and raises a
-    fault before it changes anything."""
+
+def microcode(*names: str) -> Callable[[Function], Function]:
+    """Register a function under its names."""
 
     def register(function: Function) -> Function:
-        if name in MICROCODE:
-            raise ValueError(f"microcode {name} is there twice")
-        MICROCODE[name] = function
+        for name in names:
+            if name in MICROCODE:
+                raise ValueError(f"{name} is in microcode twice")
+            MICROCODE[name] = function
         return function
 
     return register
 
 
+def require_privilege(core: Core) -> None:
+    """#GP(0) unless at CPL 0."""
+    if core.state.cpl:
+        raise Fault(GP, 0)
+
+
+def undefined() -> Fault:
+    """#UD, to be raised."""
+    return Fault(UD)

@@ -1,0 +1,189 @@
+"""Between two instructions: what is pending, in the manual's order, and what comes of it.
+
+SDM 3A, "Priority Among Concurrent Events".  `before` is called where an instruction (or a run of
+them) is about to start, `after` when it has completed; who runs them is the core's business.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trapline.arch.debug import DR6_BS, DR6_BUS_LOCK, PAYLOAD_ENABLED_BREAKPOINT
+from trapline.arch.msr import DEBUGCTL_BLD, DEBUGCTL_BTF
+from trapline.arch.registers import RFLAGS_IF, RFLAGS_RF, RFLAGS_TF
+from trapline.processor import buslock, debug, exceptions, segment
+from trapline.processor.buslock import Cause
+from trapline.processor.fault import Fault
+from trapline.processor.guest import EXTERNAL_INTERRUPT, NMI
+from trapline.processor.memory import change_host
+from trapline.processor.notes import LockedAccess
+from trapline.processor.state import INDEX, OFFSET
+
+if TYPE_CHECKING:
+    from trapline.processor.core import Core
+    from trapline.processor.state import State
+
+SHADOW_STI, SHADOW_MOV_SS = 1, 2  # state.interrupt_shadow
+HALTED = 1  # state.activity
+_ATTENTION_LINES = 4  # of state.attention; 1 stops the core, 2 lets another have the bus
+_DB, _NMI_VECTOR = 1, 2
+_BT = 1 << 15
+# Causes that make pending debug exceptions valid: an enabled breakpoint, a step, a task switch;
+# and a bus lock, which has no enabling bit of its own.
+_VALID = PAYLOAD_ENABLED_BREAKPOINT | DR6_BS | DR6_BUS_LOCK | _BT
+_FLAGS, _SHADOW, _PENDING = (
+    INDEX["system_flags"],
+    INDEX["interrupt_shadow"],
+    INDEX["pending_debug"],
+)
+_DEBUGCTL, _CPL, _DR7 = INDEX["debugctl"], INDEX["cpl"], INDEX["dr7"]
+_SEEN, _SIGNALS = INDEX["bus_lock_seen"], INDEX["bus_lock_signals"]
+
+
+class InterruptLines:
+    """NMI and INTR of a bare processor; any thread may raise them."""
+
+    def __init__(self, state: State) -> None:
+        self._attention = state.address + OFFSET["attention"]
+        self.nmi = False
+        self.vector: int | None = None  # what the interrupt controller answers to INTR
+
+    def raise_nmi(self) -> None:
+        self.nmi = True
+        self._ask()
+
+    def raise_interrupt(self, vector: int) -> None:
+        self.vector = vector
+        self._ask()
+
+    def _ask(self) -> None:
+        change_host(self._attention, 8, lambda bits: bits | _ATTENTION_LINES)
+
+    def acknowledge(self) -> int:
+        """The interrupt-acknowledge cycle."""
+        vector = self.vector
+        assert vector is not None
+        self.vector = None
+        return vector
+
+
+def must_step(core: Core) -> bool:
+    """Whether the next instruction must be run alone: its end is another kind of boundary."""
+    q = core.state.q
+    if q[_FLAGS] & (RFLAGS_TF | RFLAGS_RF) or q[_SHADOW]:
+        return True
+    if core.guest is not None and core.guest.watches:
+        return True
+    return bool(q[_DR7] & 0xFF) and debug.has_code_breakpoints(core.state)
+
+
+def before(core: Core) -> None:
+    """Take what is pending.  May put a handler in the next instruction's place, raise the fault
+    of a code breakpoint, or leave the guest."""
+    q, guest = core.state.q, core.guest
+    if guest is not None and guest.watches:
+        guest.intercept_boundary(True)
+    if q[_PENDING] and q[_SHADOW] != SHADOW_MOV_SS:
+        _take_debug_traps(core)
+    if guest is not None and guest.watches:
+        guest.intercept_boundary(False)
+    lines = core.interrupt_lines
+    if lines.nmi or lines.vector is not None:
+        _take_lines(core)
+    if q[_DR7] & 0xFF:
+        _check_code_breakpoints(core)
+    flags, notes = q[_FLAGS], core.memory.notes
+    notes.stepping = bool(flags & RFLAGS_TF)
+    notes.resume = bool(flags & RFLAGS_RF)
+    notes.shadow = q[_SHADOW]
+    # Native code must come back for a bus lock that somebody will be told of.
+    loud = q[_DEBUGCTL] & DEBUGCTL_BLD and q[_CPL]
+    q[_SIGNALS] = 1 if loud or guest is not None and guest.bus_lock_exits else 0
+
+
+def after(core: Core) -> None:
+    """An instruction, or the last of a run, has completed: gather what it causes."""
+    q, notes = core.state.q, core.memory.notes
+    if q[_SEEN]:
+        _fetch_native_lock(core)
+    if notes.resume:
+        # SDM 3B, "RF": it is for one instruction.
+        q[_FLAGS] &= ~RFLAGS_RF
+    if notes.shadow:
+        q[_SHADOW] = 0
+    if notes.breakpoints:
+        q[_PENDING] |= notes.breakpoints
+        notes.breakpoints = 0
+    if notes.stepping and (not q[_DEBUGCTL] & DEBUGCTL_BTF or _has_branched(core)):
+        q[_PENDING] |= DR6_BS
+    lock = notes.lock
+    if lock is not None:
+        notes.lock = None
+        buslock.after_instruction(core, lock)
+
+
+def wakes(core: Core) -> bool:
+    """Whether a halted processor has something to wake up for."""
+    state, lines = core.state, core.interrupt_lines
+    if state.activity != HALTED:
+        return False
+    if state.pending_debug & _VALID or lines.nmi and not state.nmi_blocked:
+        return True
+    return lines.vector is not None and bool(state.system_flags & RFLAGS_IF)
+
+
+def _has_branched(core: Core) -> bool:
+    """Whether the instruction just stepped over transferred control."""
+    instruction, rip = core.instruction, core.state.rip
+    if instruction is None or rip == instruction.next_rip:
+        return False
+    return not (instruction.form.repeat and rip == instruction.rip)
+
+
+def _fetch_native_lock(core: Core) -> None:
+    state = core.state
+    state.bus_lock_seen = 0
+    linear = state.bus_lock_linear
+    core.memory.notes.lock = LockedAccess(
+        state.bus_lock_rip,
+        linear,
+        core.memory.known_physical(linear),
+        state.bus_lock_size,
+        state.cpl,
+        Cause.SPLIT,
+    )
+
+
+def _take_debug_traps(core: Core) -> None:
+    state = core.state
+    causes = state.pending_debug
+    state.pending_debug = 0
+    if causes & _VALID:
+        exceptions.deliver(core, _DB, payload=causes)
+
+
+def _take_lines(core: Core) -> None:
+    """NMI, then external interrupts."""
+    state, lines, guest = core.state, core.interrupt_lines, core.guest
+    if lines.nmi and not state.nmi_blocked and state.interrupt_shadow != SHADOW_MOV_SS:
+        if guest is not None:
+            guest.intercept_nmi()
+        lines.nmi = False
+        exceptions.deliver(core, _NMI_VECTOR, kind=NMI)
+    if lines.vector is None:
+        return
+    if guest is not None:
+        guest.intercept_interrupt()  # whatever IF says
+    if state.system_flags & RFLAGS_IF and not state.interrupt_shadow:
+        exceptions.deliver(core, lines.acknowledge(), kind=EXTERNAL_INTERRUPT)
+
+
+def _check_code_breakpoints(core: Core) -> None:
+    state = core.state
+    if state.system_flags & RFLAGS_RF or state.interrupt_shadow == SHADOW_MOV_SS:
+        return
+    bits, _ = segment.code_mode(state)
+    linear = state.rip if bits == 64 else state.rip + state.cs_base & 0xFFFFFFFF
+    hit = debug.code_breakpoints(state, linear)
+    if hit:
+        raise Fault(_DB, payload=hit)
