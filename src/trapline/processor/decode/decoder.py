@@ -172,6 +172,25 @@ def _after_pop(bound: Bound) -> Bound:
     return replace(bound, displacement=bound.displacement + bound.width // 8 & (1 << 64) - 1)
 
 
+def _shaping_immediate(name: str, operands: tuple[Bound, ...]) -> int | None:
+    """An immediate that is part of the form: see FormFacts."""
+    if name == "enter":
+        return operands[1].immediate & 31
+    if any(bound.kind in ("xmm", "mmx") for bound in operands):
+        return next((bound.immediate for bound in operands if bound.kind == "imm"), None)
+    return None
+
+
+_SHIFTS = frozenset(("shl", "sal", "shr", "sar", "rol", "ror", "rcl", "rcr", "shld", "shrd"))
+
+
+def _shifts(name: str, operands: tuple[Bound, ...]) -> bool:
+    """Whether this shifts by an immediate count that is not 0 as the processor counts."""
+    if name not in _SHIFTS or operands[-1].kind != "imm":
+        return False
+    return bool(operands[-1].immediate & (63 if operands[0].width == 64 else 31))
+
+
 _FORMS: dict[tuple[object, ...], FormFacts] = {}
 
 
@@ -194,14 +213,12 @@ def _form(item: iced_x86.Instruction, name: str, operands: tuple[Bound, ...], bi
         and operands[0].width == operands[1].width
         and operands[0].kind != "imm"
     )
-    immediate = None
-    if any(bound.kind in ("xmm", "mmx") for bound in operands):
-        immediate = next((bound.immediate for bound in operands if bound.kind == "imm"), None)
+    immediate, shifts = _shaping_immediate(name, operands), _shifts(name, operands)
     lock = item.has_lock_prefix
     code = item.code
     kinds = tuple((b.kind, b.width) for b in operands)
     key = (
-        code, kinds, lock, repeat, bitness, address_width, stack_width, aliased, immediate,
+        code, kinds, lock, repeat, bitness, address_width, stack_width, aliased, immediate, shifts,
     )  # fmt: skip
     form = _FORMS.get(key)
     if form is None:
@@ -210,7 +227,7 @@ def _form(item: iced_x86.Instruction, name: str, operands: tuple[Bound, ...], bi
         )
         form = _FORMS[key] = FormFacts(
             name, tuple(OperandKind(k, w) for k, w in kinds), lock, repeat, bitness,
-            width, address_width, stack_width, aliased, immediate,
+            width, address_width, stack_width, aliased, immediate, shifts,
         )  # fmt: skip
     return form
 

@@ -8,6 +8,7 @@ for every count, and a shift sets AF: both as Zen does.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from trapline.processor.language import Cpu, Operand, Value, concat, const, divide, instruction
 
@@ -41,13 +42,17 @@ def _one_less(count: Value) -> Value:
     return count - 1 & (63 if count.width == 64 else 31)
 
 
+def _unless_zero(cpu: Cpu, count: Value) -> AbstractContextManager[None]:
+    return nullcontext() if cpu.form.shifts else cpu.when(count.differs(0))
+
+
 def _put_shifted(cpu: Cpu, count: Value, result: Value, carry: Value, overflow: Value) -> None:
-    with cpu.when(count.differs(0)):
+    with _unless_zero(cpu, count):
         cpu.flags.put_result(result, cf=carry, of=overflow, af=const(1, 1))
 
 
 def _put_rotated(cpu: Cpu, count: Value, carry: Value, overflow: Value) -> None:
-    with cpu.when(count.differs(0)):
+    with _unless_zero(cpu, count):
         cpu.flags.put(cf=carry, of=overflow)
 
 

@@ -142,24 +142,20 @@ def enter(cpu: Cpu, size: Operand, nesting: Operand) -> None:
 
     Processors also check that the new top of the stack may be written; that is not done here.
     """
-    width, stack = cpu.form.operand_width, cpu.form.stack_width
+    width, stack, level = cpu.form.operand_width, cpu.form.stack_width, cpu.form.immediate or 0
     step = width // 8
     base = cpu.register("rbp", stack)
-    outer, level = base.get(), nesting.get() & 31
+    outer = base.get()
     cpu.push(cpu.register("rbp", width).get())
     frame = cpu.stack_pointer().get()
-
-    def slot(start: Value, number: Value | int) -> Operand:
-        return cpu.memory("ss", (start - number).zero_extend(64), width)
-
-    for depth in range(1, 31):
-        with cpu.when(const(depth, 8).below(level)):
-            slot(frame, step * depth).set(slot(outer, step * depth).get())
-    links = level.zero_extend(stack) * step
-    with cpu.when(level.differs(0)):
-        slot(frame, links).set(frame.low(width) if stack >= width else frame.zero_extend(width))
+    for depth in range(1, level):
+        link = cpu.memory("ss", (outer - step * depth).zero_extend(64), width)
+        cpu.push(link.get())
+    if level:
+        cpu.push(frame.low(width) if stack >= width else frame.zero_extend(width))
     base.set(frame)
-    cpu.stack_pointer().set(frame - links - size.get().zero_extend(stack))
+    pointer = cpu.stack_pointer()
+    pointer.set(pointer.get() - size.get().zero_extend(stack))
 
 
 @instruction("C9")

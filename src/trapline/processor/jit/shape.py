@@ -62,6 +62,8 @@ class Shape:
             parts.append("same")
         if form.immediate is not None:
             parts.append(f"i{form.immediate:x}")
+        if form.shifts:
+            parts.append("shifts")
         if self.backward:
             parts.append("back")
         return "_".join(parts)

@@ -56,7 +56,9 @@ class FormFacts:
     address_width: int = 64  # effective address size
     stack_width: int = 64  # 64, or what SS.B says
     aliased: bool = False  # the first two operands are one register
-    immediate: int | None = None  # of a vector instruction: which lanes, predicate, rounding ...
+    # Of a vector instruction: which lanes, predicate, rounding ...; of ENTER: the nesting level.
+    immediate: int | None = None
+    shifts: bool = False  # a shift or rotate by an immediate that is certainly not 0
 
 
 class Operand:
