@@ -1,0 +1,36 @@
+"""The silicon: one logical processor, and what it tells."""
+
+from trapline.processor.buslock import BusLock, Cause, Outcome
+from trapline.processor.cluster import Cluster
+from trapline.processor.core import Core
+from trapline.processor.cpuid import Model, model
+from trapline.processor.decode import decode, disassemble
+from trapline.processor.events import Observer
+from trapline.processor.fault import Fault, HostLimit, Undefined
+from trapline.processor.guest import VmExit
+from trapline.processor.memory import HostBus, Ram
+from trapline.processor.state import State
+from trapline.processor.vmx import VmFail, Vmcs, enter
+
+__all__ = [
+    "BusLock",
+    "Cause",
+    "Cluster",
+    "Core",
+    "Fault",
+    "HostBus",
+    "HostLimit",
+    "Model",
+    "Observer",
+    "Outcome",
+    "Ram",
+    "State",
+    "Undefined",
+    "VmExit",
+    "VmFail",
+    "Vmcs",
+    "decode",
+    "disassemble",
+    "enter",
+    "model",
+]
