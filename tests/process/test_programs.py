@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+import sysconfig
+from pathlib import Path
 
 import pytest
 
-from tests.process.conftest import Run
+from tests.process.conftest import ROOT, Run
 
 PROGRAMS = [
     ["true"],
@@ -86,3 +89,24 @@ def test_an_undefined_instruction_or_a_wild_access_ends_it_with_the_right_signal
     for place in ("0", "0xdeadbeef000", "-1"):
         command = [sys.executable, "-S", "-c", script.format(place)]
         assert guest(*command).returncode == native(*command).returncode == 128 + 11
+
+
+def test_the_vmm_and_the_program_at_the_same_fixed_addresses(
+    backend: str, native: Run, tmp_path: Path
+) -> None:
+    """Debian's python3 is linked to 0x400000: it runs Trapline, and is the program."""
+    python = Path("/usr/bin/python3")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if not python.exists() or native(str(python), "-c", _VERSION).stdout.decode() != version:
+        pytest.skip("no other Python of this version to run Trapline with")
+    paths = [str(ROOT), str(ROOT / "src"), sysconfig.get_path("purelib")]
+    got = native(
+        *(str(python), "-m", "tests.process.guest", backend, str(python), "-S", "-c"),
+        "print(open('/proc/self/maps').readline().split('-')[0], 6 * 7)",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        cwd=str(tmp_path),
+    )
+    assert got.stdout.split()[1:] == [b"42"], got.stderr
+
+
+_VERSION = "import sys; print(*sys.version_info[:2], sep='.', end='')"

@@ -10,13 +10,18 @@ from trapline.arch.registers import RFLAGS_IF
 from trapline.process import layout
 from trapline.process.delivery import SI_KERNEL, Trouble
 
+GENERAL = (
+    *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp"),
+    *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"),
+)
+
 if TYPE_CHECKING:
     from trapline.process.thread import Thread
 
 SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV = 4, 5, 7, 8, 11
 ILL_ILLOPN = 2
 FPE_INTDIV, FPE_INTOVF, FPE_FLTDIV, FPE_FLTOVF, FPE_FLTUND, FPE_FLTRES, FPE_FLTINV = range(1, 8)
-BUS_ADRALN = 1
+BUS_ADRALN, BUS_ADRERR = 1, 2
 TRAP_BRKPT, TRAP_TRACE, TRAP_HWBKPT = 1, 2, 4
 _DR6_TRAPS = 0xF
 
@@ -62,6 +67,18 @@ def handle_exception(thread: Thread, vector: int) -> None:
         signal, code = _SIGNALS.get(Vector(vector), (SIGSEGV, SI_KERNEL))
         linear = rip if signal in (SIGILL, SIGFPE) else 0
         thread.process.signals.force(thread, Trouble(signal, code, linear, vector, error))
+
+
+def handle_lost_page(thread: Thread) -> None:
+    """The host has no page where the program was promised one: its file has been cut short.
+
+    KVM does not say where; the register that points at such a page is the best guess there is.
+    """
+    memory, regs = thread.process.memory, thread.get_registers()
+    pointers = [getattr(regs, name) for name in GENERAL] + [regs.rsp, regs.rip]
+    lost = [place for place in pointers if memory.is_lost(place)]
+    linear = lost[0] if lost else 0
+    thread.process.signals.force(thread, Trouble(SIGBUS, BUS_ADRERR, linear, Vector.PF, 0, linear))
 
 
 def _page_fault(thread: Thread, linear: int, error: int) -> None:

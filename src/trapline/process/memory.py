@@ -105,6 +105,11 @@ class GuestMemory:
 
     def read_some(self, linear: int, size: int) -> bytes:
         """Up to `size` bytes: as many as there are before the first unreadable page."""
+        with self.lock:
+            whole = self.areas.find(linear)
+            # Memory without a file is there as long as the area is; of a file the end can go.
+            if whole and whole.file is None and whole.prot and linear + size <= whole.end:
+                return ctypes.string_at(self.host(linear), size)
         parts = []
         for area in self.areas.between(linear, linear + size):
             if area.start != linear or not area.prot:
@@ -120,6 +125,13 @@ class GuestMemory:
     def write(self, linear: int, data: bytes | bytearray | memoryview) -> None:
         """Store bytes; GuestFault if the program could not do it itself."""
         data = bytes(data)
+        with self.lock:
+            whole = self.areas.find(linear)
+            if whole and whole.file is None and linear + len(data) <= whole.end:
+                if not whole.prot & PROT_WRITE:
+                    raise GuestFault
+                ctypes.memmove(self.host(linear), data, len(data))
+                return
         done = 0
         for area in self.areas.between(linear, linear + len(data)):
             if area.start != linear + done or not area.prot & PROT_WRITE:
@@ -202,6 +214,12 @@ class GuestMemory:
     def _is_there(self, linear: int) -> bool:
         buffer = ctypes.create_string_buffer(1)
         return self._transfer(_READV, ctypes.addressof(buffer), linear, 1) == 1
+
+    def is_lost(self, linear: int) -> bool:
+        """Whether the address lies in a file mapping, behind what the file still has."""
+        with self.lock:
+            area = self.areas.find(linear)
+            return bool(area and area.file and area.prot and not self._is_there(linear))
 
     def is_filled(self, linear: int, error: int) -> bool:
         """Whether the tables already allow the access: the processor only remembered wrongly."""

@@ -29,7 +29,7 @@ class OwnFiles:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft + _ROOM, hard))
                 self._first = soft
 
-    def __contains__(self, fd: int) -> bool:
+    def __contains__(self, fd: object) -> bool:
         return fd in self._own
 
     def __iter__(self) -> Iterator[int]:

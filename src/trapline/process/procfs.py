@@ -56,6 +56,18 @@ class Paths:
         os.lseek(fd, 0, os.SEEK_SET)
         return fd
 
+    def lists_descriptors(self, fd: int) -> bool:
+        """Whether a descriptor is of this process's /proc/PID/fd or a folder like it."""
+        try:
+            parts = os.readlink(f"/proc/self/fd/{fd}").split("/")
+        except OSError:
+            return False
+        return (
+            parts[:2] == ["", "proc"]
+            and parts[2:3] == [str(self._process.pid)]
+            and parts[-1] in ("fd", "fdinfo")
+        )
+
     def _own_entry(self, linear: int) -> bytes:
         """ "exe" for any of the names of /proc/self/exe, and so on; empty for all else."""
         try:

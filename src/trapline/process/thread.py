@@ -5,6 +5,7 @@ Knows how the program's registers are held while the monitor is left, and who ha
 
 from __future__ import annotations
 
+import errno
 import threading
 from dataclasses import dataclass
 from enum import Enum
@@ -12,17 +13,12 @@ from typing import TYPE_CHECKING
 
 from trapline.kvm import Fpu, Regs, exits
 from trapline.process import layout
+from trapline.process.exceptions import GENERAL, handle_lost_page
 from trapline.process.machine import Processor, cpu_registers_start
 from trapline.process.native import HostCalls
 
 if TYPE_CHECKING:
     from trapline.process.process import Process
-
-GENERAL = (
-    *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp"),
-    *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"),
-)
-_MASK = (1 << 64) - 1
 
 
 class Where(Enum):
@@ -159,9 +155,11 @@ class Thread:
                     process.attend(self)
                 world.enter(self)
                 self._resume()
-                exit = self.vcpu.run()  # another vCPU than before after a fork
+                exit = self._enter()
                 world.leave(self)
-                if type(exit) is exits.Io:
+                if exit is None:
+                    handle_lost_page(self)
+                elif type(exit) is exits.Io:
                     self._left_through(exit.port)
                 elif type(exit) is exits.Interrupted:
                     self._interrupted()
@@ -169,6 +167,16 @@ class Thread:
                     process.unexpected_exit(self, exit)
         except EndThread:
             pass
+
+    def _enter(self) -> exits.Exit | None:
+        """Run the vCPU; None if the host could not reach a page that the tables show."""
+        try:
+            return self.vcpu.run()
+        except OSError as error:
+            if error.errno != errno.EFAULT or self.vcpu.regs.rip >= layout.MONITOR:
+                raise
+            self.where = Where.USER
+            return None
 
     def _resume(self) -> None:
         """Point the vCPU at the way back to the program."""

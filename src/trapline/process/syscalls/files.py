@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from trapline.process.syscalls.dispatch import arguments, as_file, as_path, as_pointer, handles
@@ -106,6 +107,36 @@ def _readlink(thread: Thread, folder: int, path: int, buffer: int, size: int) ->
         return -errno.EINVAL
     thread.process.memory.write(buffer, text[:size])
     return min(len(text), size)
+
+
+@handles("getdents64")
+def getdents64(thread: Thread) -> int:
+    """A folder's entries; /proc/self/fd without the VMM's own descriptors."""
+    fd, buffer, size, *_ = arguments(thread)
+    while True:
+        result = thread.calls(
+            NUMBERS["getdents64"], as_file(thread, fd), as_pointer(thread, buffer), size
+        )
+        if result <= 0 or not thread.process.paths.lists_descriptors(fd & 0xFFFFFFFF):
+            return result
+        memory = thread.process.memory
+        kept = _without(memory.read(buffer, result), thread.process.own_files)
+        if kept:
+            memory.write(buffer, kept)
+            return len(kept)
+
+
+def _without(entries: bytes, own: Container[int]) -> bytes:
+    """Entries (struct linux_dirent64) but for those whose names are the VMM's descriptors."""
+    kept, place = [], 0
+    while place < len(entries):
+        size = int.from_bytes(entries[place + 16 : place + 18], "little")
+        entry = entries[place : place + size]
+        name = entry[19 : entry.index(0, 19)]
+        if not (name.isdigit() and int(name) in own):
+            kept.append(entry)
+        place += size
+    return b"".join(kept)
 
 
 @handles("close")

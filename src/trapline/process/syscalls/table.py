@@ -46,7 +46,7 @@ _TABLE = """
 201 time p; 202 futex *; 203 sched_setaffinity iip; 204 sched_getaffinity iip
 205 set_thread_area !ENOSYS; 206 io_setup *; 207 io_destroy *; 208 io_getevents *
 209 io_submit *; 210 io_cancel *; 211 get_thread_area !ENOSYS; 212 lookup_dcookie ipi
-213 epoll_create i; 216 remap_file_pages !ENOSYS; 217 getdents64 fpi; 218 set_tid_address *
+213 epoll_create i; 216 remap_file_pages !ENOSYS; 217 getdents64 *; 218 set_tid_address *
 219 restart_syscall *; 220 semtimedop ipip; 221 fadvise64 fiii; 222 timer_create ipp
 223 timer_settime iipp; 224 timer_gettime ip; 225 timer_getoverrun i; 226 timer_delete i
 227 clock_settime ip; 228 clock_gettime ip; 229 clock_getres ip; 230 clock_nanosleep iipp
