@@ -83,6 +83,11 @@ class IrqWindowOpen:
 
 
 @dataclass(slots=True)
+class SetTpr:
+    """The guest lowered CR8, which may let an interrupt in."""
+
+
+@dataclass(slots=True)
 class X86BusLock:
     """The guest locked the bus (KVM_CAP_X86_BUS_LOCK_EXIT); the address is in the registers."""
 
@@ -105,6 +110,7 @@ Exit = (
     | InternalError
     | Interrupted
     | IrqWindowOpen
+    | SetTpr
     | X86BusLock
     | Unknown
 )

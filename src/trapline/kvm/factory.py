@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from trapline.kvm.api import Kvm
 
+if TYPE_CHECKING:
+    from trapline.processor import Observer
 
-def open_kvm(backend: str = "software") -> Kvm:
-    """A Kvm: "software" on Trapline's own processor, "host" on the real /dev/kvm."""
+
+def open_kvm(
+    backend: str = "software",
+    *,
+    cpu: str = "sapphire-rapids",
+    engine: str = "jit",
+    observer: Observer | None = None,
+) -> Kvm:
+    """A Kvm: "software" on Trapline's own processor, "host" on the real /dev/kvm.
+
+    `cpu`, `engine` ("jit" or "interp") and `observer` are the software's: its processor model, how
+    it executes, and who sees every bus lock.
+    """
     if backend == "host":
         from trapline.kvm.host.system import HostKvm
 
         return HostKvm()
+    if backend == "software":
+        from trapline.kvm.system import SoftwareKvm
+        from trapline.kvm.vmx import VmxPlatform
+        from trapline.processor import model
+
+        chosen = model(cpu)
+        return SoftwareKvm(lambda: VmxPlatform(chosen, engine=engine, observer=observer))
     raise ValueError(f"no such hypervisor: {backend!r}")

@@ -129,11 +129,13 @@ _SIMPLE: dict[
     | type[exits.Shutdown]
     | type[exits.Interrupted]
     | type[exits.IrqWindowOpen]
+    | type[exits.SetTpr]
     | type[exits.X86BusLock],
 ] = {
     abi.ExitReason.HLT: exits.Hlt,
     abi.ExitReason.SHUTDOWN: exits.Shutdown,
     abi.ExitReason.INTR: exits.Interrupted,
     abi.ExitReason.IRQ_WINDOW_OPEN: exits.IrqWindowOpen,
+    abi.ExitReason.SET_TPR: exits.SetTpr,
     abi.ExitReason.X86_BUS_LOCK: exits.X86BusLock,
 }

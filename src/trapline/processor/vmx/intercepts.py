@@ -87,6 +87,7 @@ class VmxGuest:
         self.vectoring_info = 0
         self.vectoring_error_code = 0
         self.tsc_offset = 0
+        self.bus_lock_exits = False
         self.mtf_armed = False
         """An instruction has been started since the entry, so the next boundary is its end."""
 
@@ -104,7 +105,7 @@ class VmxGuest:
         self._exceptions = read(Field.EXCEPTION_BITMAP)
         self._fault_mask = read(Field.PAGE_FAULT_ERROR_CODE_MASK)
         self._fault_match = read(Field.PAGE_FAULT_ERROR_CODE_MATCH)
-        self._bus_lock_exits = bool(self._secondary & vmx.PROC2_BUS_LOCK_DETECTION)
+        self.bus_lock_exits = bool(self._secondary & vmx.PROC2_BUS_LOCK_DETECTION)
         self._exits: dict[str, int] = dict(_ALWAYS)
         for word, table in ((self._primary, _BY_PRIMARY), (self._secondary, _BY_SECONDARY)):
             self._exits |= {name: reason for name, (bit, reason) in table.items() if word & bit}
@@ -308,7 +309,7 @@ class VmxGuest:
     # -- bus locks and EPT -------------------------------------------------------------------------
 
     def bus_lock_exit(self) -> None:
-        if self._bus_lock_exits:
+        if self.bus_lock_exits:
             # Bit 26 comes with reason 74 too (SDM's VM-exit 74; KVM accepts both).
             self._leave(ExitReason.BUS_LOCK | vmx.REASON_BUS_LOCK)
 

@@ -1,0 +1,116 @@
+"""CPUID: what the hypervisor can show (supported leaves), and what one guest is shown.
+
+Which features a processor has is the processor's; here is only what virtualization takes away or
+adds, and KVM's way of looking a leaf up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from trapline.arch import cpuid
+from trapline.arch.cpuid import SIGNIFICANT_INDEX, CpuidEntry, Feature
+from trapline.arch.registers import CR4_OSXSAVE, CR4_PKE
+
+# What a guest gets no virtual form of: nested VMX and SVM, MONITOR, an interrupt controller,
+# and the MSRs behind split-lock #AC (KVM exposes neither 0x33 nor 0xCF).
+_HIDDEN = (
+    cpuid.VMX,
+    cpuid.SVM,
+    cpuid.MONITOR,
+    cpuid.X2APIC,
+    cpuid.TSC_DEADLINE,
+    cpuid.TSC_ADJUST,
+    cpuid.MCE,
+    cpuid.MCA,
+    cpuid.CORE_CAPABILITIES,
+    cpuid.UC_LOCK_DISABLE,
+    cpuid.SPEC_CTRL,
+    cpuid.ARCH_CAPABILITIES,
+)
+_SHOWN = (cpuid.HYPERVISOR,)
+_BASIC, _EXTENDED = 0, 0x80000000
+
+
+def supported(model: Iterable[CpuidEntry]) -> list[CpuidEntry]:
+    """KVM_GET_SUPPORTED_CPUID from the leaves of the processor's model."""
+    entries = []
+    for entry in model:
+        for feature in _HIDDEN:
+            entry = _with(entry, feature, False)
+        for feature in _SHOWN:
+            entry = _with(entry, feature, True)
+        entries.append(entry)
+    return entries
+
+
+def _with(entry: CpuidEntry, feature: Feature, present: bool) -> CpuidEntry:
+    is_there = (entry.function, entry.index) == (feature.function, feature.index)
+    return entry.with_feature(feature, present) if is_there else entry
+
+
+class GuestCpuid:
+    """KVM_SET_CPUID2 of one vCPU, with the bits that follow its registers."""
+
+    def __init__(self) -> None:
+        self.entries: list[CpuidEntry] = []
+        self._answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}
+        self._cr4 = 0
+        self._xcr0 = 1
+
+    def set(self, entries: Iterable[CpuidEntry]) -> None:
+        self.entries = list(entries)
+        self._answers.clear()
+
+    def has(self, feature: Feature) -> bool:
+        return cpuid.has(self.entries, feature)
+
+    def follow(self, cr4: int, xcr0: int) -> None:
+        """CR4 or XCR0 was written (kvm_update_cpuid_runtime)."""
+        if (cr4 ^ self._cr4) & (CR4_OSXSAVE | CR4_PKE) or xcr0 != self._xcr0:
+            self._answers.clear()
+        self._cr4, self._xcr0 = cr4, xcr0
+
+    def answer(self, function: int, index: int) -> tuple[int, int, int, int]:
+        """EAX, EBX, ECX, EDX of CPUID."""
+        known = self._answers.get((function, index))
+        if known is None:
+            if len(self._answers) > 4096:
+                self._answers.clear()
+            known = self._answers[function, index] = self._look_up(function, index)
+        return known
+
+    def _look_up(self, function: int, index: int) -> tuple[int, int, int, int]:
+        entry = cpuid.find(self.entries, function, index) or self._out_of_range(function, index)
+        if entry is not None:
+            entry = self._at_run_time(entry)
+            return entry.eax, entry.ebx, entry.ecx, entry.edx
+        if function in (0xB, 0x1F):
+            # SDM 2A, CPUID: an invalid level repeats the index and the x2APIC ID.
+            first = cpuid.find(self.entries, function, 1)
+            if first is not None:
+                return 0, 0, index & 0xFF, first.edx
+        return 0, 0, 0, 0
+
+    def _out_of_range(self, function: int, index: int) -> CpuidEntry | None:
+        """Intel answers with the highest basic leaf (get_out_of_range_cpuid_entry)."""
+        basic = cpuid.find(self.entries, _BASIC)
+        if basic is None or basic.ebx == _AMD_EBX:
+            return None
+        limits = cpuid.find(self.entries, function & _EXTENDED)
+        if limits is not None and function <= limits.eax:
+            return None
+        return cpuid.find(self.entries, basic.eax, index)
+
+    def _at_run_time(self, entry: CpuidEntry) -> CpuidEntry:
+        if entry.function == 1:
+            return _with(entry, cpuid.OSXSAVE, bool(self._cr4 & CR4_OSXSAVE))
+        if entry.function == 7:
+            return _with(entry, cpuid.OSPKE, bool(self._cr4 & CR4_PKE))
+        if entry.function == 0xD and entry.index == 0 and entry.flags & SIGNIFICANT_INDEX:
+            return replace(entry, ebx=576 if entry.ecx else 0)  # x87 and SSE are all there is
+        return entry
+
+
+_AMD_EBX = 0x68747541  # "Auth"

@@ -1,0 +1,250 @@
+"""The software vCPU: the loop (inject, enter, handle), and KVM's vCPU ioctls.
+
+Which processor is below is the backend's business; what an exit means, its handlers'.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, cast
+
+from trapline.arch import cpuid as cpuid_features
+from trapline.arch.cpuid import CpuidEntry
+from trapline.arch.msr import APIC_BASE_BSP, APIC_BASE_ENABLE, APIC_BASE_RESET
+from trapline.arch.registers import RFLAGS_IF
+from trapline.kvm import abi, exits, guest_debug, registers, vcpu_events
+from trapline.kvm.abi import MpState
+from trapline.kvm.control import ControlRegisters
+from trapline.kvm.cpuid import GuestCpuid
+from trapline.kvm.debug_regs import DebugRegisters
+from trapline.kvm.events import Events
+from trapline.kvm.exits import Exit
+from trapline.kvm.msr import Msrs
+from trapline.kvm.structures import DebugRegs, Fpu, Regs, Sregs, Translation, VcpuEvents
+from trapline.kvm.translate import translate
+
+if TYPE_CHECKING:
+    from trapline.kvm.api import RegisterView
+    from trapline.kvm.backend import Answer, Backend
+    from trapline.kvm.mmu import Slots
+
+
+class SoftwareVcpu:
+    """One vCPU."""
+
+    def __init__(self, vcpu_id: int, backend: Backend, slots: Slots) -> None:
+        self.vcpu_id = vcpu_id
+        self.backend = backend
+        self.state = backend.state
+        self.slots = slots
+        self.has_payloads = False
+        """KVM_CAP_EXCEPTION_PAYLOAD: userspace sees pending exceptions and their payloads."""
+        self.guest_debug = 0
+        self.singlestep_rip = 0
+        self.request_interrupt_window = False
+        self.flags = 0
+        self.apic_base = APIC_BASE_RESET | APIC_BASE_ENABLE | (0 if vcpu_id else APIC_BASE_BSP)
+        self.mp_state = MpState.RUNNABLE
+        self.complete: Callable[[], Answer] | None = None
+        """What the last exit left to be done once userspace has answered it."""
+        self.in_guest = False
+        self._generation = slots.generation
+        self._kicked = False
+        self.cpuid = GuestCpuid()
+        self.control = ControlRegisters(self)
+        self.debug = DebugRegisters(backend)
+        self.events = Events(backend, self.debug)
+        self.msrs = Msrs(self)
+        self._view: RegisterView = cast("RegisterView", self.state)
+        self.control.follow_cpuid()
+        registers.reset(self)
+        backend.update_exception_bitmap(0)
+
+    # -- running --------------------------------------------------------------------------------
+
+    def run(self) -> Exit:
+        self.flags = 0
+        answer: Answer
+        if self.complete is not None:
+            complete, self.complete = self.complete, None
+            answer = complete()
+            if answer is not None:
+                return answer
+        if self.mp_state != MpState.RUNNABLE:
+            raise OSError(errno.EINTR, "a vCPU that is not runnable needs an interrupt controller")
+        events, enter = self.events, self.backend.enter
+        while True:
+            if self._kicked:
+                self._kicked = False
+                return exits.Interrupted()
+            if events.waiting:
+                events.inject(self.guest_debug)
+            if events.triple_fault:
+                events.triple_fault = False
+                return exits.Shutdown()
+            if self.request_interrupt_window:
+                if self.ready_for_interrupt_injection:
+                    return exits.IrqWindowOpen()
+                self.backend.open_interrupt_window(not events.needs_reinjection)
+            self.in_guest = True
+            if self._generation != self.slots.generation:
+                self._generation = self.slots.generation
+                self.backend.reload_memory()
+            try:
+                answer = enter(self)
+            finally:
+                self.in_guest = False
+            if answer is not None:
+                return answer
+
+    def kick(self) -> None:
+        self._kicked = True
+        self.backend.kick()
+
+    @property
+    def generation(self) -> int:
+        """The memory map this vCPU has taken notice of."""
+        return self._generation
+
+    @property
+    def regs(self) -> RegisterView:
+        return self._view
+
+    @property
+    def ready_for_interrupt_injection(self) -> bool:
+        events = self.events
+        return not events.needs_reinjection and self.backend.interrupt_allowed()
+
+    @property
+    def if_flag(self) -> bool:
+        return bool(self.backend.get_rflags() & RFLAGS_IF)
+
+    # -- registers ------------------------------------------------------------------------------
+
+    @property
+    def fs_base(self) -> int:
+        return int(self.state.fs_base)
+
+    @fs_base.setter
+    def fs_base(self, base: int) -> None:
+        self.state.fs_base = base
+
+    @property
+    def gs_base(self) -> int:
+        return int(self.state.gs_base)
+
+    @gs_base.setter
+    def gs_base(self, base: int) -> None:
+        self.state.gs_base = base
+
+    def get_regs(self) -> Regs:
+        return registers.get_regs(self)
+
+    def set_regs(self, regs: Regs) -> None:
+        registers.set_regs(self, regs)
+
+    def get_sregs(self) -> Sregs:
+        return registers.get_sregs(self)
+
+    def set_sregs(self, sregs: Sregs) -> None:
+        registers.set_sregs(self, sregs)
+
+    def get_msrs(self, indices: Iterable[int]) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for index in indices:
+            word = self.msrs.get(index, by_host=True)
+            if word is None:
+                break
+            found[index] = word
+        return found
+
+    def set_msrs(self, msrs: Mapping[int, int]) -> int:
+        for done, (index, word) in enumerate(msrs.items()):
+            if not self.msrs.set(index, word, by_host=True):
+                return done
+        return len(msrs)
+
+    def set_cpuid2(self, entries: Iterable[CpuidEntry]) -> None:
+        self.cpuid.set(entries)
+        self.cpuid.follow(self.backend.get_cr4(), self.state.xcr0)
+        has = self.cpuid.has
+        self.debug.follow_cpuid(has(cpuid_features.BUS_LOCK_DETECT), has(cpuid_features.RTM))
+        self.control.follow_cpuid()
+        self.backend.cpuid_changed(self)
+
+    def get_cpuid2(self) -> list[CpuidEntry]:
+        return list(self.cpuid.entries)
+
+    def get_fpu(self) -> Fpu:
+        return registers.get_fpu(self)
+
+    def set_fpu(self, fpu: Fpu) -> None:
+        registers.set_fpu(self, fpu)
+
+    def get_xsave(self) -> bytes:
+        return registers.get_xsave(self)
+
+    def set_xsave(self, area: bytes) -> None:
+        registers.set_xsave(self, area)
+
+    def get_xcrs(self) -> dict[int, int]:
+        return {0: int(self.state.xcr0)}
+
+    def set_xcrs(self, xcrs: Mapping[int, int]) -> None:
+        if 0 in xcrs and not self.control.write_xcr0(xcrs[0]):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    # -- debugging and events -------------------------------------------------------------------
+
+    def get_debugregs(self) -> DebugRegs:
+        return DebugRegs(list(self.debug.db), int(self.state.dr6), self.debug.get_dr7())
+
+    def set_debugregs(self, debugregs: DebugRegs) -> None:
+        """Values as they are given: no bit is forced."""
+        if debugregs.flags or debugregs.dr6 >> 32 or debugregs.dr7 >> 32:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self.debug.set_all(debugregs.db, debugregs.dr7)
+        self.state.dr6 = debugregs.dr6
+
+    def set_guest_debug(self, control: int, debugreg: Mapping[int, int] | None = None) -> None:
+        guest_debug.set_guest_debug(self, control, debugreg or {})
+        view: object = self.state
+        if self.guest_debug & abi.GUESTDBG_SINGLESTEP:
+            view = guest_debug.SteppedView(self)
+        self._view = cast("RegisterView", view)
+
+    def get_vcpu_events(self) -> VcpuEvents:
+        return vcpu_events.get(self)
+
+    def set_vcpu_events(self, events: VcpuEvents) -> None:
+        vcpu_events.set(self, events)
+
+    def interrupt(self, vector: int) -> None:
+        """KVM_INTERRUPT without an interrupt controller: delivered at the next entry, so only
+        while `ready_for_interrupt_injection`."""
+        if not 0 <= vector <= 255:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if self.events.interrupt_injected:
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        self.events.queue_interrupt(vector)
+
+    def nmi(self) -> None:
+        self.events.queue_nmi()
+
+    # -- the rest -------------------------------------------------------------------------------
+
+    def get_mp_state(self) -> int:
+        return self.mp_state
+
+    def set_mp_state(self, mp_state: int) -> None:
+        if mp_state not in (MpState.RUNNABLE, MpState.HALTED, MpState.UNINITIALIZED):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self.mp_state = MpState(mp_state)
+
+    def translate(self, linear: int) -> Translation:
+        return translate(self, linear)
+
+    def close(self) -> None:
+        self.backend.close()

@@ -1,0 +1,84 @@
+"""The software VM: its memory slots and vCPUs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from trapline.kvm import abi
+from trapline.kvm.abi import Capability
+from trapline.kvm.backend import Platform
+from trapline.kvm.capability import VCPU_LIMIT, check_extension
+from trapline.kvm.mmu import Slot, Slots
+from trapline.kvm.vcpu import SoftwareVcpu
+
+_PAUSE = 0.0001  # seconds between two looks whether a vCPU has come out
+
+
+class SoftwareVm:
+    """One VM."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._slots = Slots()
+        self._vcpus: dict[int, SoftwareVcpu] = {}
+        self._has_payloads = False
+
+    def check_extension(self, capability: int) -> int:
+        return check_extension(capability, self._platform.has_bus_lock_exit)
+
+    def enable_cap(self, capability: int, *args: int) -> None:
+        first = args[0] if args else 0
+        if capability == Capability.EXCEPTION_PAYLOAD:
+            self._has_payloads = bool(first)
+            for vcpu in self._vcpus.values():
+                vcpu.has_payloads = self._has_payloads
+        elif capability == Capability.X86_BUS_LOCK_EXIT:
+            both = abi.BUS_LOCK_DETECTION_OFF | abi.BUS_LOCK_DETECTION_EXIT
+            if first & ~both or first & both == both:
+                raise _invalid()
+            if self._platform.has_bus_lock_exit and first & abi.BUS_LOCK_DETECTION_EXIT:
+                self._platform.bus_lock_exits = True
+        else:
+            raise _invalid()
+
+    def set_user_memory_region(
+        self, slot: int, flags: int, guest_physical: int, size: int, userspace_address: int
+    ) -> None:
+        old = self._slots.set(Slot(guest_physical, size, userspace_address, flags, slot))
+        if old is not None:
+            self._wait_for_vcpus()
+            self._platform.forget_code(old.host, old.size)
+
+    def _wait_for_vcpus(self) -> None:
+        """Nobody goes on with a translation that is gone (kvm_flush_remote_tlbs)."""
+        generation = self._slots.generation
+        for vcpu in list(self._vcpus.values()):
+            while vcpu.in_guest and vcpu.generation != generation:
+                vcpu.backend.kick()
+                time.sleep(_PAUSE)
+
+    def set_tss_addr(self, guest_physical: int) -> None:
+        """Nothing to do: real mode needs no help from virtual-8086 mode here."""
+
+    def set_identity_map_addr(self, guest_physical: int) -> None:
+        """As above."""
+
+    def create_vcpu(self, vcpu_id: int) -> SoftwareVcpu:
+        if not 0 <= vcpu_id < VCPU_LIMIT:
+            raise _invalid()
+        if vcpu_id in self._vcpus:
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        vcpu = SoftwareVcpu(vcpu_id, self._platform.create(vcpu_id, self._slots), self._slots)
+        vcpu.has_payloads = self._has_payloads
+        self._vcpus[vcpu_id] = vcpu
+        return vcpu
+
+    def close(self) -> None:
+        for vcpu in self._vcpus.values():
+            vcpu.close()
+
+
+def _invalid() -> OSError:
+    return OSError(errno.EINVAL, os.strerror(errno.EINVAL))

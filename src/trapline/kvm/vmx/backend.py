@@ -1,0 +1,322 @@
+"""One vCPU on VMX: the VMCS behind everything the hypervisor asks of a processor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from trapline.arch import cpuid, msr, registers, vmx
+from trapline.arch.exception import Vector
+from trapline.arch.vmcs import Field
+from trapline.arch.vmx import EventType
+from trapline.kvm import abi, exits
+from trapline.kvm.backend import Answer
+from trapline.kvm.mmu import Slots
+from trapline.kvm.structures import Dtable, Segment
+from trapline.kvm.vmx import bus_lock, controls
+from trapline.kvm.vmx.exit_table import HANDLERS
+from trapline.kvm.vmx.vectoring import requeue
+from trapline.processor import Core, Fault, State, Vmcs, VmFail, enter
+
+if TYPE_CHECKING:
+    from trapline.kvm.events import ExceptionQueue
+    from trapline.kvm.vcpu import SoftwareVcpu
+    from trapline.kvm.vmx.platform import VmxPlatform
+
+_FIELDS: Final = {
+    name: tuple(
+        Field[f"GUEST_{register}_{part}"] for part in ("SELECTOR", "BASE", "LIMIT", "AR_BYTES")
+    )
+    for name, register in (
+        ("cs", "CS"), ("ds", "DS"), ("es", "ES"), ("fs", "FS"), ("gs", "GS"), ("ss", "SS"),
+        ("tr", "TR"), ("ldt", "LDTR"),
+    )
+}  # fmt: skip
+_UNUSABLE: Final = 1 << 16
+_ACCESSED: Final = 1
+_BUS_LOCK: Final = vmx.REASON_BUS_LOCK
+_BASIC: Final = vmx.REASON_BASIC
+_SOFT_EXCEPTIONS: Final = (Vector.BP, Vector.OF)
+_CR0_NOT_IN_HARDWARE: Final = registers.CR0_NW | registers.CR0_CD
+_CR0_ALWAYS: Final = registers.CR0_NE
+_MASK_64: Final = (1 << 64) - 1
+
+
+def _unhandled(reason: int) -> Answer:
+    if reason & vmx.REASON_ENTRY_FAILURE:
+        return exits.FailEntry(reason)
+    return exits.InternalError(abi.INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, [reason])
+
+
+class VmxBackend:
+    """A core and the VMCS that is current on it, for good."""
+
+    def __init__(
+        self, core: Core, slots: Slots, platform: VmxPlatform, bus_lock_exits: bool
+    ) -> None:
+        self.core = core
+        self.slots = slots
+        self.vmcs = Vmcs()
+        self.instruction_length = 0
+        """Of the last INT3 or INTO that exited (event_exit_inst_len)."""
+        self._platform = platform
+        self._bitmap = controls.MsrBitmap()
+        self._ept = platform.ept(slots)
+        controls.fill(self.vmcs, self._bitmap.address, self._ept.pointer, bus_lock_exits)
+        self.vmcs.load(core)
+        self.set_tsc(0)
+
+    @property
+    def state(self) -> State:
+        return self.core.state
+
+    # -- running --------------------------------------------------------------------------------
+
+    def enter(self, vcpu: SoftwareVcpu) -> Answer:
+        try:
+            exit = enter(self.core, self.vmcs)
+        except VmFail as failure:
+            return exits.FailEntry(failure.error)
+        finally:
+            vcpu.in_guest = False
+        events = vcpu.events
+        if events.needs_reinjection:
+            events.delivered()
+        if exit.vectoring_info:
+            requeue(vcpu, self, exit)
+        reason = exit.reason
+        handler = HANDLERS.get(reason & _BASIC)
+        if handler is None or reason & vmx.REASON_ENTRY_FAILURE:
+            return _unhandled(reason)
+        answer = handler(vcpu, self, exit)
+        return bus_lock.report(vcpu, answer) if exit.reason & _BUS_LOCK else answer
+
+    def kick(self) -> None:
+        self.core.kick()
+
+    def close(self) -> None:
+        self.core.close()
+
+    def reload_memory(self) -> None:
+        self._ept = self._platform.ept(self.slots)
+        self.vmcs.write(Field.EPT_POINTER, self._ept.pointer)
+
+    def map(self, guest_physical: int) -> bool:
+        """Make an address of the memory map reachable; False outside of it."""
+        slot = self.slots.find(guest_physical)
+        if slot is None:
+            return False
+        with self.slots.lock:
+            self._ept.map(guest_physical, slot)
+        return True
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def inject_exception(self, exception: ExceptionQueue) -> None:
+        """vmx_inject_exception()."""
+        vmcs, kind = self.vmcs, EventType.HARDWARE_EXCEPTION
+        information = vmx.EVENT_VALID | exception.vector
+        # Real mode has no error codes (kvm_inject_exception).
+        if exception.has_error_code and self.core.state.cr0 & registers.CR0_PE:
+            information |= vmx.EVENT_ERROR_CODE
+            vmcs.entry_error_code = exception.error_code & 0xFFFF
+        if exception.vector in _SOFT_EXCEPTIONS:
+            kind = EventType.SOFTWARE_EXCEPTION
+            vmcs.entry_length = self.instruction_length
+        vmcs.entry_info = information | kind << vmx.EVENT_TYPE_SHIFT
+        self._wake()
+
+    def inject_interrupt(self, vector: int, is_soft: bool) -> None:
+        kind = EventType.SOFTWARE_INTERRUPT if is_soft else EventType.EXTERNAL_INTERRUPT
+        if is_soft:
+            self.vmcs.entry_length = self.instruction_length
+        self.vmcs.entry_info = vmx.event(vector, kind)
+        self._wake()
+
+    def inject_nmi(self) -> None:
+        self.vmcs.entry_info = vmx.event(Vector.NMI, EventType.NMI)
+        self._wake()
+
+    def _wake(self) -> None:
+        """vmx_clear_hlt()."""
+        if self.core.state.activity == vmx.Activity.HLT:
+            self.vmcs.write(Field.GUEST_ACTIVITY_STATE, vmx.Activity.ACTIVE)
+
+    def interrupt_allowed(self) -> bool:
+        state = self.core.state
+        return bool(state.system_flags & registers.RFLAGS_IF) and not state.interrupt_shadow
+
+    def nmi_allowed(self) -> bool:
+        return not self.core.state.nmi_blocked and not self.core.state.interrupt_shadow
+
+    def open_interrupt_window(self, wanted: bool) -> None:
+        self._set_control(Field.CPU_BASED_VM_EXEC_CONTROL, vmx.PROC_INTERRUPT_WINDOW, wanted)
+
+    def open_nmi_window(self, wanted: bool) -> None:
+        self._set_control(Field.CPU_BASED_VM_EXEC_CONTROL, vmx.PROC_NMI_WINDOW, wanted)
+
+    def _set_control(self, field: Field, bits: int, wanted: bool) -> None:
+        old = self.vmcs.read(field)
+        new = old | bits if wanted else old & ~bits
+        if new != old:
+            self.vmcs.write(field, new)
+
+    def get_interrupt_shadow(self) -> int:
+        shadow = self.core.state.interrupt_shadow
+        sti = abi.SHADOW_INT_STI if shadow & vmx.INTERRUPTIBILITY_STI else 0
+        return sti | (abi.SHADOW_INT_MOV_SS if shadow & vmx.INTERRUPTIBILITY_MOV_SS else 0)
+
+    def set_interrupt_shadow(self, shadow: int) -> None:
+        blocking = vmx.INTERRUPTIBILITY_NMI if self.core.state.nmi_blocked else 0
+        if shadow & abi.SHADOW_INT_MOV_SS:
+            blocking |= vmx.INTERRUPTIBILITY_MOV_SS
+        elif shadow & abi.SHADOW_INT_STI:
+            blocking |= vmx.INTERRUPTIBILITY_STI
+        self.vmcs.write(Field.GUEST_INTERRUPTIBILITY_INFO, blocking)
+
+    def get_nmi_mask(self) -> bool:
+        return bool(self.core.state.nmi_blocked)
+
+    def set_nmi_mask(self, masked: bool) -> None:
+        self.core.state.nmi_blocked = int(masked)
+
+    # -- registers ------------------------------------------------------------------------------
+
+    def get_rflags(self) -> int:
+        return self.core.state.rflags
+
+    def set_rflags(self, rflags: int) -> None:
+        self.vmcs.write(Field.GUEST_RFLAGS, rflags)
+
+    def set_rip(self, rip: int) -> None:
+        self.vmcs.write(Field.GUEST_RIP, rip & _MASK_64)
+
+    def linear_rip(self) -> int:
+        state = self.core.state
+        if state.efer & registers.EFER_LMA and state.cs_attributes >> 13 & 1:
+            return state.rip
+        return state.rip + state.cs_base & 0xFFFFFFFF
+
+    def get_segment(self, name: str) -> Segment:
+        segment = Segment.from_attributes(*(self.vmcs.read(field) for field in _FIELDS[name]))
+        if segment.unusable:
+            segment.present = 0  # vmx_get_segment(): as much as an unusable segment says
+        return segment
+
+    def set_segment(self, name: str, segment: Segment) -> None:
+        rights = segment.attributes
+        if segment.unusable or not segment.present:
+            rights |= _UNUSABLE
+        if name != "ldt":
+            rights |= _ACCESSED  # __vmx_set_segment(): entry asks for it
+        words = (segment.selector, segment.base, segment.limit, rights)
+        for field, word in zip(_FIELDS[name], words, strict=True):
+            self.vmcs.write(field, word)
+
+    def get_table(self, name: str) -> Dtable:
+        register = f"GUEST_{name.upper()}R_"
+        read = self.vmcs.read
+        return Dtable(read(Field[register + "BASE"]), read(Field[register + "LIMIT"]))
+
+    def set_table(self, name: str, table: Dtable) -> None:
+        register = f"GUEST_{name.upper()}R_"
+        self.vmcs.write(Field[register + "BASE"], table.base)
+        self.vmcs.write(Field[register + "LIMIT"], table.limit)
+
+    def get_cr0(self) -> int:
+        owned, hardware = controls.CR0_GUEST_OWNED, self.vmcs.read(Field.GUEST_CR0)
+        return self.vmcs.read(Field.CR0_READ_SHADOW) & ~owned | hardware & owned
+
+    def set_cr0(self, cr0: int) -> None:
+        """vmx_set_cr0(), unrestricted guest."""
+        self.vmcs.write(Field.CR0_READ_SHADOW, cr0)
+        self.vmcs.write(Field.GUEST_CR0, cr0 & ~_CR0_NOT_IN_HARDWARE | _CR0_ALWAYS)
+
+    def get_cr4(self) -> int:
+        owned, hardware = controls.CR4_GUEST_OWNED, self.vmcs.read(Field.GUEST_CR4)
+        return self.vmcs.read(Field.CR4_READ_SHADOW) & ~owned | hardware & owned
+
+    def set_cr4(self, cr4: int) -> None:
+        self.vmcs.write(Field.CR4_READ_SHADOW, cr4)
+        self.vmcs.write(Field.GUEST_CR4, cr4 | registers.CR4_VMXE)
+
+    def set_cr3(self, cr3: int) -> None:
+        self.vmcs.write(Field.GUEST_CR3, cr3)
+
+    def set_efer(self, efer: int) -> None:
+        self.vmcs.write(Field.GUEST_IA32_EFER, efer)
+        is_long = bool(efer & registers.EFER_LMA)
+        self._set_control(Field.VM_ENTRY_CONTROLS, vmx.ENTRY_IA32E_GUEST, is_long)
+
+    def load_pdptes(self) -> bool:
+        try:
+            pdptes = self.core.memory.walker.read_pdptes(self.core.state.cr3)
+        except Fault:
+            return False
+        for i, pdpte in enumerate(pdptes):
+            self.vmcs.write(Field.GUEST_PDPTR0 + 2 * i, pdpte)
+        return True
+
+    def set_breakpoints(self, db: Sequence[int] | None, dr7: int) -> None:
+        state = self.core.state
+        if db is not None:
+            state.dr0, state.dr1, state.dr2, state.dr3 = db
+        self.vmcs.write(Field.GUEST_DR7, dr7)  # the entry looks at the addresses too
+
+    def intercept_debug_registers(self, wanted: bool) -> None:
+        """Off, the guest's MOV DR does not exit: its registers are the processor's own."""
+        self._set_control(Field.CPU_BASED_VM_EXEC_CONTROL, vmx.PROC_MOV_DR, wanted)
+
+    def update_exception_bitmap(self, guest_debug: int) -> None:
+        self.vmcs.write(Field.EXCEPTION_BITMAP, controls.exception_bitmap(guest_debug))
+
+    def cpuid_changed(self, vcpu: SoftwareVcpu) -> None:
+        """CR4 bits the guest's CPUID does not show are not its own (set_cr4_guest_host_mask)."""
+        owned = controls.CR4_GUEST_OWNED
+        if not vcpu.control.allows_cr4(registers.CR4_FSGSBASE):
+            owned &= ~registers.CR4_FSGSBASE
+        self.vmcs.write(Field.CR4_GUEST_HOST_MASK, ~owned)
+
+    # -- MSRs -----------------------------------------------------------------------------------
+
+    def read_msr(self, index: int) -> int | None:
+        try:
+            return self.core.msrs.read(index)
+        except Fault:
+            return None
+
+    def write_msr(self, index: int, word: int) -> bool:
+        try:
+            self.core.msrs.write(index, word)
+        except Fault:
+            return False
+        return True
+
+    def get_debugctl(self) -> int:
+        return self.vmcs.read(Field.GUEST_IA32_DEBUGCTL)
+
+    def set_debugctl(self, debugctl: int) -> None:
+        self.vmcs.write(Field.GUEST_IA32_DEBUGCTL, debugctl)
+
+    def supported_debugctl(self, has_bus_lock_detect: bool, has_rtm: bool) -> int:
+        """vmx_get_supported_debugctl(): what both the processor and the guest's CPUID have."""
+        model = self.core.model
+        supported = 0
+        if has_bus_lock_detect and model.has(cpuid.BUS_LOCK_DETECT):
+            supported |= msr.DEBUGCTL_BLD
+        if has_rtm and model.has(cpuid.RTM):
+            supported |= msr.DEBUGCTL_RTM
+        return supported
+
+    def set_pat(self, pat: int) -> None:
+        self.vmcs.write(Field.GUEST_IA32_PAT, pat)
+
+    def get_tsc(self) -> int:
+        return self._processor_tsc() + self.vmcs.read(Field.TSC_OFFSET) & _MASK_64
+
+    def set_tsc(self, tsc: int) -> None:
+        self.vmcs.write(Field.TSC_OFFSET, tsc - self._processor_tsc())
+
+    def _processor_tsc(self) -> int:
+        guest = self.core.guest
+        return self.core.msrs.tsc() - (guest.tsc_offset if guest is not None else 0)

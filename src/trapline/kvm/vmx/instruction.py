@@ -1,0 +1,102 @@
+"""Instructions that leave the guest and need little: CPUID, HLT, port I/O, XSETBV and others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from trapline.arch.exception import Vector
+from trapline.kvm import abi, exits
+from trapline.kvm.vmx.skip import advance, skip
+from trapline.processor import VmExit
+
+if TYPE_CHECKING:
+    from trapline.kvm.backend import Answer
+    from trapline.kvm.vcpu import SoftwareVcpu
+    from trapline.kvm.vmx.backend import VmxBackend
+
+_LOW: Final = 0xFFFFFFFF
+_TF: Final = 0x100
+_IO_IN, _IO_STRING = 1 << 3, 1 << 4
+_MASKS: Final = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFFFFFF}
+_NO_SUCH_CALL: Final = -1000  # -KVM_ENOSYS
+_NOT_PERMITTED: Final = -1  # -KVM_EPERM
+
+
+def handle_cpuid(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
+    state = backend.core.state
+    leaf = vcpu.cpuid.answer(state.rax & _LOW, state.rcx & _LOW)
+    state.rax, state.rbx, state.rcx, state.rdx = leaf
+    return skip(vcpu, backend, exit)
+
+
+def handle_hlt(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
+    """There is no interrupt controller to wait with: the VMM waits."""
+    return skip(vcpu, backend, exit) or exits.Hlt()
+
+
+def handle_io_instruction(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
+    """kvm_fast_pio(); INS and OUTS are the emulator's."""
+    qualification, state = exit.qualification, backend.core.state
+    if qualification & _IO_STRING:
+        return needs_emulation(exit)
+    size, port = (qualification & 7) + 1, qualification >> 16
+    if qualification & _IO_IN:
+        answer = exits.Io(abi.EXIT_IO_IN, size, port, 1, bytearray(size))
+        rip = state.rip
+
+        def complete_input() -> Answer:
+            if state.rip != rip:  # the VMM sent the guest elsewhere
+                return None
+            word = int.from_bytes(answer.data, "little")
+            state.rax = word if size == 4 else state.rax & ~_MASKS[size] | word
+            return skip(vcpu, backend, exit)
+
+        vcpu.complete = complete_input
+        return answer
+    data = bytearray((state.rax & _MASKS[size]).to_bytes(size, "little"))
+    if state.system_flags & _TF:
+        vcpu.complete = lambda: skip(vcpu, backend, exit)
+    else:
+        advance(backend, exit.instruction_length)
+    return exits.Io(abi.EXIT_IO_OUT, size, port, 1, data)
+
+
+def handle_xsetbv(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
+    state = backend.core.state
+    word = (state.rdx & _LOW) << 32 | state.rax & _LOW
+    if state.cpl or state.rcx & _LOW or not vcpu.control.write_xcr0(word):
+        vcpu.events.queue(Vector.GP, 0)
+        return None
+    return skip(vcpu, backend, exit)
+
+
+def handle_nothing(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
+    """INVD, WBINVD, MONITOR, MWAIT: there is nothing to do, as in KVM."""
+    return skip(vcpu, backend, exit)
+
+
+def handle_rdpmc(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
+    """There are no performance counters."""
+    vcpu.events.queue(Vector.GP, 0)
+    return None
+
+
+def handle_vmcall(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
+    """No hypercall is offered."""
+    result = _NOT_PERMITTED if backend.core.state.cpl else _NO_SUCH_CALL
+    backend.core.state.rax = result & (1 << 64) - 1
+    return skip(vcpu, backend, exit)
+
+
+def handle_undefined(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
+    """VMX instructions: the guest's CPUID shows no VMX."""
+    vcpu.events.queue(Vector.UD)
+    return None
+
+
+def needs_emulation(exit: VmExit) -> exits.InternalError:
+    """What only an instruction emulator could go on with."""
+    return exits.InternalError(
+        abi.INTERNAL_ERROR_EMULATION,
+        [exit.reason, exit.qualification, exit.guest_physical, exit.guest_linear],
+    )
