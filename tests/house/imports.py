@@ -46,6 +46,8 @@ STRANGERS = {  # other people's packages, and where they may be met
     "rich": ("report", "cli"),
 }
 
+SHOWN = {"kvm.abi", "kvm.exits"}  # modules of names that their room's door shows whole
+
 INDEPENDENT = ["machine.devices"]  # siblings never meet
 
 
@@ -110,7 +112,8 @@ def _judge_ours(importer: str, target: str, modules: set[str]) -> Iterator[str]:
 
 def _is_past_the_door(target: str, modules: set[str]) -> bool:
     """True for `kvm.vcpu.Vcpu` and `kvm.vcpu`, a module; False for `kvm.Vcpu`, a name."""
-    return ".".join(target.split(".")[:2]) in modules
+    module = ".".join(target.split(".")[:2])
+    return module in modules and target not in SHOWN
 
 
 def _judge_neighbour(importer: str, target: str, modules: set[str]) -> Iterator[str]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,16 +41,16 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def _run(command: Sequence[str], **options: object) -> subprocess.CompletedProcess[bytes]:
-    settings: dict[str, object] = {"input": b"", **options}
-    return subprocess.run(command, capture_output=True, timeout=TIMEOUT, **settings)  # type: ignore[call-overload,no-any-return]
+def _run(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+    settings: dict[str, Any] = {"input": b"", **options}
+    return subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False, **settings)
 
 
 @pytest.fixture
 def native() -> Run:
     """Runs a program as it is; the status is as a shell reports it."""
 
-    def run(*command: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+    def run(*command: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
         result = _run(command, **options)
         if result.returncode < 0:
             result.returncode = 128 - result.returncode
@@ -62,8 +63,8 @@ def native() -> Run:
 def guest(backend: str) -> Run:
     """Runs a program as the guest."""
 
-    def run(*command: str, **options: object) -> subprocess.CompletedProcess[bytes]:
-        environment = {**os.environ, **options.pop("env", {})}  # type: ignore[dict-item]
+    def run(*command: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+        environment = {**os.environ, **options.pop("env", {})}
         environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'src'}"
         start = [sys.executable, "-m", "tests.process.guest", backend]
         return _run([*start, *command], env=environment, **options)
