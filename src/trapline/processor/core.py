@@ -176,7 +176,7 @@ class Core:
                 self._kicked = False
                 state.attention = 1
                 return
-            if state.activity:
+            if state.activity and not boundary.wakes(self):
                 return
             self._advance()
 

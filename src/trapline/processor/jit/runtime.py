@@ -248,10 +248,11 @@ define ptr @{name}(ptr %s, ptr %r, ptr %t, i64 %linear, i64 %size) cold noinline
 second:
   %tag2 = call i64 @trapline_tag(ptr %t, i64 %last, i64 {tag})
   %want2 = or i64 %last, 4095
+  %page2 = and i64 %last, -4096
   %ok2 = icmp eq i64 %tag2, %want2
   br i1 %ok2, label %hit, label %miss
 miss:
-  %where = phi i64 [ %linear, %0 ], [ %last, %second ]
+  %where = phi i64 [ %linear, %0 ], [ %page2, %second ]
 {_slot("exit_reason", "reason")}{_slot("exit_record", "record")}{_slot("exit_linear", "lin")}
 {_slot("exit_size", "sz")}{_slot("exit_detail", "detail")}
   store i64 {int(layout.Exit.MEMORY)}, ptr %reason.p
