@@ -20,7 +20,8 @@ from trapline.arch.debug import (
 from trapline.arch.registers import CR0_AM, RFLAGS_AC
 from trapline.processor.buslock import Cause, before_access, classify
 from trapline.processor.fault import Fault
-from trapline.processor.memory.host import BYTES, QUADS, change, from_bytes, load, store
+from trapline.processor.memory.host import BYTES, QUADS, from_bytes, load, store
+from trapline.processor.memory.host import change as change_host
 from trapline.processor.memory.page import (
     FETCH,
     READ,
@@ -119,11 +120,11 @@ class Memory:
         return code
 
     def update(
-        self, linear: int, size: int, function: Callable[[int], int], locked: bool = True
+        self, linear: int, size: int, change: Callable[[int], int], locked: bool = True
     ) -> int:
-        """Replace the bytes by function(bytes) in one access, locked or not; the bytes before.
+        """Replace the bytes by change(bytes) in one access, locked or not; the bytes before.
 
-        Rights are checked on every byte first.  `function` may be called more than once.
+        Rights are checked on every byte first.  `change` may be called more than once.
         """
         if self._is_aligning:
             self._check_alignment(linear, size)
@@ -140,7 +141,7 @@ class Memory:
             cause = classify(linear, size, is_write_back)
             if cause is not None:
                 self._lock_bus(linear, size, cause, first)
-        before = self._update_bytes(first, second, linear, size, function)
+        before = self._update_bytes(first, second, linear, size, change)
         if self._watched_pages:
             self._watch(linear, size, READ | WRITE)
         return before
@@ -170,9 +171,9 @@ class Memory:
     def fill(self, linear: int, kind: int) -> bool:
         """Translate for native code; True if its table now serves reads (or writes, by `kind`)
         of the page, False if each access must come through Python."""
-        page = self._page(linear, kind, self._privilege)
         if self._is_aligning:
-            return False
+            return False  # SDM 3A, 6.9: alignment checks come before page faults
+        page = self._page(linear, kind, self._privilege)
         self.tlb.fill(page)
         return not kind & ~page.quick
 
@@ -339,11 +340,11 @@ class Memory:
         second: Page | None,
         linear: int,
         size: int,
-        function: Callable[[int], int],
+        change: Callable[[int], int],
     ) -> int:
         offset = linear & 0xFFF
         if first.host and offset % 64 + size <= 64:  # the host can do it in its cache
-            before = change(first.host + offset, size, function)
+            before = change_host(first.host + offset, size, change)
             if first.host in self.tlb.code:
                 self._core.flush_translations(first.host)
             return before
@@ -352,7 +353,7 @@ class Memory:
             before = self._load(first, offset, first_size)
             if second is not None:
                 before |= self._load(second, 0, size - first_size) << 8 * first_size
-            after = function(before)
+            after = change(before)
             self._store(first, offset, first_size, after & (1 << 8 * first_size) - 1)
             if second is not None:
                 self._store(second, 0, size - first_size, after >> 8 * first_size)
