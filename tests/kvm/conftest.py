@@ -9,16 +9,32 @@ import pytest
 from trapline.kvm import Kvm, open_kvm
 
 
-def opened(backend: str) -> Kvm:
+def _opened(name: str) -> Kvm:
     """The hypervisor, or a skip that says why there is none."""
+    if name != "host":
+        return open_kvm(engine=name)
     try:
-        return open_kvm(backend)
+        return open_kvm("host")
     except OSError as error:
         pytest.skip(f"/dev/kvm does not open: {error}")
 
 
+@pytest.fixture(params=["interp", "jit", "host"])
+def kvm(request: pytest.FixtureRequest) -> Iterator[Kvm]:
+    """Ours, with either engine, and the host's."""
+    opened = _opened(request.param)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(params=["interp", "jit"])
+def software(request: pytest.FixtureRequest) -> Iterator[Kvm]:
+    """Ours, with either engine."""
+    yield _opened(request.param)
+
+
 @pytest.fixture
 def host() -> Iterator[Kvm]:
-    kvm = opened("host")
-    yield kvm
-    kvm.close()
+    opened = _opened("host")
+    yield opened
+    opened.close()
