@@ -177,3 +177,8 @@ def test_enter_copies_the_frames_around_it(run: Run, level: int, asked: int) -> 
 def test_leave_undoes_enter(run: Run) -> None:
     after = run("leave", "c9", rbp=0x9000, memory={0x9000: quad(WORD)})
     assert (after.rsp, after.rbp) == (0x9008, WORD)
+
+
+def test_pop_sp_replaces_the_low_word_of_the_moved_pointer(run: Run) -> None:
+    after = run("pop sp", "66 5c", rsp=0x1_FFFE, memory={0x1_FFFE: b"\x34\x12"})
+    assert after.rsp == 0x2_1234

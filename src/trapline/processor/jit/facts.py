@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 from trapline.processor.flags import CcKind
 from trapline.processor.interp import recording
+from trapline.processor.jit.entangled import is_entangled
 from trapline.processor.jit.primitives import PRIMITIVES
 from trapline.processor.language import (
     INSTRUCTIONS,
@@ -24,6 +26,9 @@ from trapline.processor.language import (
     When,
     Write,
 )
+
+if TYPE_CHECKING:
+    from trapline.processor.decode import Decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,12 @@ def facts(form: FormFacts) -> Facts:
         True, walk.reads, walk.kills and not walk.reads, walk.writes, walk.leaves, walk.memory,
         walk.branch, walk.result, frozenset(walk.units),
     )  # fmt: skip
+
+
+def facts_of(instruction: Decoded) -> Facts:
+    """The facts of one instruction: its form's, unless its registers forbid a handler."""
+    known = facts(instruction.form)
+    return _INTERPRETED if known.is_native and is_entangled(instruction) else known
 
 
 class _Walk:
