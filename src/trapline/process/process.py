@@ -5,9 +5,9 @@ The pieces know their own trade; this is where they are held together.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
-import sys
 import threading
 from collections.abc import Callable
 
@@ -60,6 +60,9 @@ class Process:
         self.pid = os.getpid()
         self.parent = 0  # the traced process that forked this one, 0 for the first
         self.own_files = OwnFiles()
+        self._stderr: int | None = None
+        with contextlib.suppress(OSError):
+            self._stderr = self.own_files.keep(os.dup(2))
         kvm.place_files(self.own_files.keep)
         self.world = _ProcessWorld(self)
         self.machine = GuestMachine(kvm)
@@ -151,10 +154,16 @@ class Process:
 
     def warn(self, thread: Thread, rip: int) -> None:
         """The kernel's own line (arch/x86/kernel/cpu/bus_lock.c), which tools look for."""
-        sys.stderr.write(
+        self.say(
             f"x86/split lock detection: #DB: {thread.name}/{thread.tid} "
             f"took a bus_lock trap at address: {rip:#x}\n"
         )
+
+    def say(self, text: str) -> None:
+        """Tell the person at the terminal, even if the program has closed its own stderr."""
+        if self._stderr is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._stderr, text.encode("utf-8", "replace"))
 
     def unexpected_exit(self, thread: Thread, exit: exits.Exit) -> None:
         """An exit that a program under the monitor has no way to cause."""
