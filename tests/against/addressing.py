@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 
 from iced_x86 import Register
@@ -27,6 +28,8 @@ SHAPES = (
 )  # fmt: skip
 _SEGMENTS = (Register.NONE, Register.NONE, Register.FS, Register.GS)
 _BASES = {Register.NONE: 0, Register.FS: FS_BASE, Register.GS: GS_BASE}
+# How many cases of a form share the same ways of addressing and the same vector immediates.
+EPOCH = 200
 # What is larger than this is written in steps, and how far it gets before a fault is not stated.
 WHOLE = 16
 
@@ -49,12 +52,24 @@ class Plan:
         return _BASES[self.segment]
 
 
-def plan(number: int, bits: int) -> Plan:
-    """The addressing of the n-th case of a form; 108 cases see every combination."""
-    shape = SHAPES[number % 9]
+def plan(number: int, bits: int, name: str) -> Plan:
+    """The addressing of the n-th case of the form of that name.
+
+    EPOCH cases share a few ways, for each is native code of its own; the ways differ from form
+    to form and from epoch to epoch.
+    """
+    ways = _ways(name, number // EPOCH, bits)
+    way = ways[number % len(ways)]
+    shape = SHAPES[way % 9]
     if bits == 32:
         return Plan(shape if shape != "rip" else "32", Register.NONE, 32, bits)
-    return Plan(shape, _SEGMENTS[number // 9 % 4], 32 if number // 36 % 3 == 2 else 64)
+    return Plan(shape, _SEGMENTS[way // 9 % 4], 32 if way // 36 % 3 == 2 else 64)
+
+
+@cache
+def _ways(name: str, epoch: int, bits: int) -> list[int]:
+    source = Random(f"ways {name} {epoch}")
+    return source.sample(range(108), 5) if bits == 64 else source.sample(range(9), 3)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,21 @@ not always overflow, is said in `shapes`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from random import Random
 
-from iced_x86 import Decoder, Instruction, OpCodeOperandKind, OpKind, Register
+from iced_x86 import (
+    Decoder,
+    FlowControl,
+    Instruction,
+    Mnemonic,
+    OpCodeOperandKind,
+    OpKind,
+    Register,
+)
 
 from tests.against import shapes, values
-from tests.against.addressing import WHOLE, Unreachable, solve
+from tests.against.addressing import EPOCH, WHOLE, Unreachable, solve
 from tests.against.assemble import BRANCHES, IMPLIED, Memory, Operand, build, encode
 from tests.against.draft import Draft
 from tests.against.forms import EITHER_KINDS, MEMORY_KINDS, Form
@@ -30,7 +39,11 @@ from tests.against.state import Case
 
 _K, _R = OpCodeOperandKind, Register
 ATTEMPTS = 200
+PATIENCE = 20
+IMMEDIATE_COUNT = 12
 
+# Not cut off by the end of a page: see undefined.DIVERGENCES.
+_UNDEFINED = (Mnemonic.UD0, Mnemonic.UD1)
 # Prefixes that change nothing: ignored segments, a superfluous 66, REX, REPNE, REP.
 _IDLE = tuple(bytes.fromhex(text) for text in ("2e", "36", "3e", "26", "66", "6666"))
 _IDLE += tuple(bytes.fromhex(text) for text in ("40", "48", "f2", "f3"))
@@ -46,7 +59,8 @@ def case(form: Form, number: int, seed: int = 0) -> Case:
     """The n-th case of a form."""
     source = Random(f"{seed} {form.name} {number}")
     for attempt in range(ATTEMPTS):
-        draft = Draft(form, number + attempt, source)
+        # Another place may be in reach; when none is, another way of addressing.
+        draft = Draft(form, number + attempt // PATIENCE, source)
         try:
             made = _make(draft)
             if not _is_of(made, form):
@@ -92,6 +106,8 @@ def _operand(draft: Draft, kind: int) -> Operand:
     source, form = draft.source, draft.form
     if kind in MEMORY_KINDS or (kind in EITHER_KINDS and form.memory):
         return _memory(draft, kind)
+    if kind == _K.IMM8 and draft.is_vector:
+        return source.choice(_vector_immediates(form.name, draft.number // EPOCH))
     if kind in WIDTHS:
         value = values.integer(source, WIDTHS[kind])
         return values.count(source) if kind == _K.IMM8 and source.random() < 0.7 else value
@@ -105,6 +121,16 @@ def _operand(draft: Draft, kind: int) -> Operand:
     if draft.operands and source.random() < 0.15 and draft.operands[-1] in chosen:
         return draft.operands[-1]
     return source.choice(chosen)
+
+
+@cache
+def _vector_immediates(name: str, epoch: int) -> list[int]:
+    """Each is native code of its own."""
+    source = Random(f"immediates {name} {epoch}")
+    return [
+        values.count(source) if source.random() < 0.5 else source.getrandbits(8)
+        for _ in range(IMMEDIATE_COUNT)
+    ]
 
 
 def _memory(draft: Draft, kind: int) -> Memory:
@@ -174,7 +200,7 @@ def _encode(draft: Draft) -> bytes:
         raise Unreachable(str(error)) from None
     if draft.source.random() < 0.12:
         code = _with_idle_prefix(draft, code)
-    entry = _entry(draft.source, len(code))
+    entry = _entry(draft.source, len(code), may_be_cut=draft.form.mnemonic not in _UNDEFINED)
     if entry != ENTRY and not _is_relative(instruction):
         draft.entry = entry
     return code
@@ -210,14 +236,14 @@ def _is_relative(instruction: Instruction) -> bool:
     )
 
 
-def _entry(source: Random, length: int) -> int:
+def _entry(source: Random, length: int, *, may_be_cut: bool) -> int:
     """Mostly the usual place; elsewhere, up to the page's end, or cut off by it."""
     chance = source.random()
     if chance < 0.85:
         return ENTRY
     if chance < 0.93:
         return CODE.linear + source.randrange(16, CODE.size - 32)
-    if chance < 0.98 or length == 1:
+    if chance < 0.98 or length == 1 or not may_be_cut:
         return CODE.end - length
     return CODE.end - source.randrange(1, length)
 
@@ -227,6 +253,8 @@ def _with_idle_prefix(draft: Draft, code: bytes) -> bytes:
     extra = draft.source.choice(_IDLE)
     bits, linear = draft.form.bits, draft.entry
     plain = Decoder(bits, code, ip=linear).decode()
+    if "66" in extra.hex() and plain.flow_control != FlowControl.NEXT:
+        return code  # of a near branch: see undefined.DIVERGENCES
     if _is_relative(plain) or len(code) + len(extra) > 15:
         return code
     longer = extra + code

@@ -9,9 +9,9 @@ from iced_x86 import OpCodeInfo
 from tests.against import values
 from tests.against.addressing import place, plan
 from tests.against.assemble import BRANCHES, IMMEDIATES, IMPLIED, Operand, kinds
-from tests.against.forms import Form
+from tests.against.forms import Form, float_units
 from tests.against.layout import ENTRY
-from tests.against.operands import GENERAL, KINDS_MM, element_kind, memory_size
+from tests.against.operands import GENERAL, KINDS_MM, KINDS_XMM, element_kind, memory_size
 from tests.against.state import AC, DF, ID, NT, STATUS
 
 
@@ -26,14 +26,17 @@ class Draft:
         self.size = memory_size(form.code)
         self.element = element_kind(form.code)
         mmx = any(kind in KINDS_MM for kind in self.kinds)
+        self.is_vector = mmx or any(kind in KINDS_XMM for kind in self.kinds)
         kind = self.element if self.element in values.KINDS and source.random() < 0.8 else ""
         self.vector_kind = kind or source.choice(values.KINDS)
         self.registers = values.registers(source, 16)
         if form.bits == 32:
             self.registers = [value & 0xFFFF_FFFF for value in self.registers[:8]] + [0] * 8
-        self.float = values.float_state(source, self.vector_kind, mmx=mmx)
+        self.float = values.float_state(
+            source, self.vector_kind, mmx=mmx, uses=float_units(form.code)
+        )
         self.flags = _flags(source)
-        self.way = plan(number, form.bits)
+        self.way = plan(number, form.bits, form.name)
         self.operands: list[Operand] = []  # those the opcode does not imply
         self.linear: int | None = None  # of the memory operand
         self.content = b""  # what is put there

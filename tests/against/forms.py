@@ -63,6 +63,7 @@ MEMORY_KINDS = frozenset((_K.MEM, _K.MEM_OFFS))
 EITHER_KINDS = frozenset((
     _K.R8_OR_MEM, _K.R16_OR_MEM, _K.R32_OR_MEM, _K.R64_OR_MEM, _K.MM_OR_MEM, _K.XMM_OR_MEM,
 ))  # fmt: skip
+_MM = frozenset((_K.MM_OR_MEM, _K.MM_REG, _K.MM_RM))
 STRING_KINDS = frozenset((_K.SEG_RSI, _K.ES_RDI, _K.SEG_RDI, _K.SEG_RBX_AL))
 
 NAMES = {value: name for name, value in vars(Code).items() if isinstance(value, int)}
@@ -96,6 +97,20 @@ def features(code: int) -> frozenset[int]:
     instruction = Instruction()
     instruction.code = code
     return frozenset(instruction.cpuid_features())
+
+
+@cache
+def float_units(code: int) -> str:
+    """Whose control word matters to a code: "x87" (MMX too), "sse", both or none."""
+    has = features(code)
+    x87 = has & {_F.FPU, _F.FPU287, _F.FPU387, _F.MMX, _F.FXSR, _F.XSAVE} or _names(code, _MM)
+    sse = has & {_F.SSE, _F.SSE2, _F.SSE3, _F.SSSE3, _F.SSE4_1, _F.SSE4_2, _F.FXSR, _F.XSAVE}
+    return f"{'x87' if x87 else ''} {'sse' if sse else ''}"
+
+
+def _names(code: int, kinds: frozenset[int]) -> bool:
+    described = OpCodeInfo(code)
+    return any(described.op_kind(n) in kinds for n in range(described.op_count))
 
 
 def why_excluded(code: int, bits: int = 64) -> str | None:

@@ -39,6 +39,8 @@ PATIENCE = 60.0
 READ, WRITE, EXECUTE = mmap.PROT_READ, mmap.PROT_WRITE, mmap.PROT_EXEC
 SIGTRAP, BREAKPOINT, PAGE_FAULT = 5, 3, 14
 INSTRUCTION_FETCH = 0x10
+PRESENT = 1
+KERNEL = 1 << 63
 
 # The order of a signal frame: arch/x86/include/uapi/asm/sigcontext.h, struct sigcontext_64.
 _ORDER = [
@@ -220,8 +222,15 @@ def _unpack(words: tuple[int, ...], fx: bytes, changes: bytes, case: Case) -> Ou
     if signal == SIGTRAP and vector == BREAKPOINT:
         outcome.rip -= 1
     elif not _arrived(outcome, vector, error_code, cr2, case):
-        outcome.fault = Fault(vector, error_code, cr2 if vector == PAGE_FAULT else 0)
+        outcome.fault = _fault(vector, error_code, cr2)
     return outcome
+
+
+def _fault(vector: int, error_code: int, cr2: int) -> Fault:
+    if vector != PAGE_FAULT:
+        return Fault(vector, error_code)
+    # Linux hides what the kernel has mapped (sanitize_error_code); in the guest it is nothing.
+    return Fault(vector, error_code & ~PRESENT if cr2 & KERNEL else error_code, cr2)
 
 
 def _arrived(outcome: Outcome, vector: int, error_code: int, cr2: int, case: Case) -> bool:

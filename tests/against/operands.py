@@ -29,6 +29,7 @@ _SETS = {
     **dict.fromkeys((_K.XMM_OR_MEM, _K.XMM_REG, _K.XMM_RM), _R.XMM0),
 }
 _KINDS8 = frozenset((_K.R8_OR_MEM, _K.R8_REG, _K.R8_OPCODE))
+KINDS_XMM = frozenset((_K.XMM_OR_MEM, _K.XMM_REG, _K.XMM_RM))
 KINDS_MM = frozenset((_K.MM_OR_MEM, _K.MM_REG, _K.MM_RM))
 WIDTHS = {_K.IMM8: 8, _K.IMM16: 16, _K.IMM32: 32, _K.IMM64: 64}
 SIGNED = {_K.IMM8SEX16: 8, _K.IMM8SEX32: 8, _K.IMM8SEX64: 8, _K.IMM32SEX64: 32}

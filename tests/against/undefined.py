@@ -152,6 +152,10 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "SDM 2, opcode map, group P; APM 3, PREFETCH: #UD with a register operand",
     ),
     Divergence(
+        ("UD0", "UD1"), "whether all bytes are fetched before #UD: never cut off by a page's end",
+        "SDM 2, UD: they have a ModRM byte, and the order of the faults is not stated; APM 3, UD1",
+    ),
+    Divergence(
         ("UD0",), "whether 0F FF has a ModRM byte: left out",
         "SDM 2, UD: it does; APM 3, UD0: it does not",
     ),

@@ -173,10 +173,10 @@ def near(source: Random, content: bytes, kind: str) -> bytes:
     return bytes(parts)
 
 
-def mxcsr(source: Random) -> int:
+def mxcsr(source: Random, masked: float = 0.8) -> int:
     """Every rounding mode, FTZ and DAZ; mostly masked, now and then not."""
     flags = source.getrandbits(6) if source.random() < 0.3 else 0
-    masks = 0x1F80 if source.random() < 0.8 else source.getrandbits(6) << 7
+    masks = 0x1F80 if source.random() < masked else source.getrandbits(6) << 7
     return (
         flags
         | masks
@@ -186,16 +186,22 @@ def mxcsr(source: Random) -> int:
     )
 
 
-def control_word(source: Random) -> int:
+def control_word(source: Random, masked: float = 0.8) -> int:
     """Every rounding mode and precision; mostly masked."""
-    masks = 0x3F if source.random() < 0.8 else source.getrandbits(6)
+    masks = 0x3F if source.random() < masked else source.getrandbits(6)
     precision = source.choice((0, 2, 3, 3, 3))
     return masks | 0x40 | precision << 8 | source.getrandbits(2) << 10
 
 
-def float_state(source: Random, kind: str, *, mmx: bool = False) -> FloatState:
-    """A whole x87 and SSE state, with vectors of a kind."""
-    state = FloatState(fcw=control_word(source), mxcsr=mxcsr(source))
+def float_state(
+    source: Random, kind: str, *, mmx: bool = False, uses: str = "x87 sse"
+) -> FloatState:
+    """A whole x87 and SSE state, with vectors of a kind; what is not used is nearly always
+    masked."""
+    state = FloatState(
+        fcw=control_word(source, 0.8 if "x87" in uses else 0.98),
+        mxcsr=mxcsr(source, 0.8 if "sse" in uses else 0.98),
+    )
     state.fsw = _status_word(source, state.fcw)
     state.ftw = source.choice((0xFF, 0xFF, 0xFF, 0, source.getrandbits(8)))
     if mmx:

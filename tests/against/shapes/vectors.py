@@ -18,14 +18,13 @@ _R = Register
 )  # fmt: skip
 def _vector_shift(draft: Draft) -> None:
     """A count is 64 bits of which few matter."""
-    if draft.source.random() < 0.25:
+    second = draft.operands[1]
+    is_immediate = not isinstance(second, Memory) and not draft.names_register(1)
+    if is_immediate or draft.source.random() < 0.25:
         return
     count = values.count(draft.source).to_bytes(8, "little")
-    second = draft.operands[1]
     if isinstance(second, Memory):
         draft.content = count + draft.content[8:]
-    elif not draft.names_register(1):
-        draft.operands[1] = count[0]
     elif _R.XMM0 <= second <= _R.XMM15:
         number = second - _R.XMM0
         draft.float.xmm[number] = count + draft.float.xmm[number][8:]
@@ -53,4 +52,3 @@ def _text(draft: Draft) -> None:
     for number in (RAX, RDX):
         if draft.is_free(number) and source.random() < 0.8:
             draft.registers[number] = source.randrange(-20, 20) & (1 << draft.form.bits) - 1
-    draft.operands[-1] = source.randrange(256 if source.random() < 0.2 else 128)
