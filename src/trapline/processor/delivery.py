@@ -29,7 +29,6 @@ from trapline.processor import segment, tasks
 from trapline.processor.fault import Fault
 from trapline.processor.guest import (
     PRIVILEGED_SOFTWARE_EXCEPTION,
-    SOFTWARE_EXCEPTION,
     SOFTWARE_INTERRUPT,
 )
 from trapline.processor.memory import NonCanonical
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 
 _RSP, _RIP, _CPL = INDEX["rsp"], INDEX["rip"], INDEX["cpl"]
 _CS, _SS, _SS_ATTRIBUTES = INDEX["cs_selector"], INDEX["ss_selector"], INDEX["ss_attributes"]
-_FLAGS = INDEX["system_flags"]
+_FLAGS, _EFER = INDEX["system_flags"], INDEX["efer"]
 _IDTR_BASE, _IDTR_LIMIT = INDEX["idtr_base"], INDEX["idtr_limit"]
 _TR_BASE, _TR_LIMIT = INDEX["tr_base"], INDEX["tr_limit"]
 _CLEARED = RFLAGS_TF | RFLAGS_NT | RFLAGS_RF | RFLAGS_VM
@@ -51,17 +50,19 @@ _FRAME, _FRAME_ERROR = struct.Struct("<5Q"), struct.Struct("<6Q")
 _CODE_64 = 0x00201800_00000000  # L, and S with the code bit of the type
 _CODE_64_MASK = 0x00601800_00000000  # and D clear
 _PRESENT = 1 << 47
+_DATA_SEGMENTS = ("es", "ds", "fs", "gs")  # as virtual-8086 mode's frame has them, upwards
 
 
 def enter(core: Core, vector: int, error_code: int | None, kind: int, length: int) -> None:
     """Push the frame of an event and go to its handler."""
     state = core.state
-    is_software = kind in (SOFTWARE_INTERRUPT, SOFTWARE_EXCEPTION)
-    rip = state.rip
-    if is_software or kind == PRIVILEGED_SOFTWARE_EXCEPTION:
+    rip = state.q[_RIP]
+    is_software = kind >= SOFTWARE_INTERRUPT
+    if is_software:
         wide = segment.code_mode(state)[0] == 64
         rip = rip + length & (_MASK_64 if wide else 0xFFFFFFFF)
-    if state.efer & EFER_LMA:
+        is_software = kind != PRIVILEGED_SOFTWARE_EXCEPTION
+    if state.q[_EFER] & EFER_LMA:
         _enter_long(core, vector, error_code, is_software, rip)
     elif state.cr0 & CR0_PE:
         _check_virtual_8086(state, kind)
@@ -78,18 +79,10 @@ def _enter_long(
     core: Core, vector: int, error_code: int | None, is_software: bool, rip: int
 ) -> None:
     """SDM 3A, "Exception and Interrupt Handling in 64-bit Mode"."""
-    state = core.state
-    q, read = state.q, core.memory.read
-    external = 0 if is_software else 1
-    if 16 * vector + 15 > q[_IDTR_LIMIT]:
-        raise Fault(GP, 8 * vector | 2 | external)
-    at = q[_IDTR_BASE] + 16 * vector
-    gate, offset_high = read(at, 8, True), read(at + 8, 8, True)
+    state, external = core.state, 0 if is_software else 1
+    q = state.q
     cpl = q[_CPL]
-    if gate >> 40 & 0x1E != 0xE or is_software and (gate >> 45 & 3) < cpl:
-        raise Fault(GP, 8 * vector | 2 | external)
-    if not gate & _PRESENT:
-        raise Fault(NP, 8 * vector | 2 | external)
+    gate, offset_high = _long_gate(core, vector, is_software, external)
     selector = gate >> 16 & 0xFFFC
     if not selector:
         raise Fault(GP, external)
@@ -118,6 +111,20 @@ def _enter_long(
     if new_cpl != cpl:
         q[_CPL] = new_cpl
         segment.fill_null_stack(state, new_cpl, new_cpl)
+
+
+def _long_gate(core: Core, vector: int, is_software: bool, external: int) -> tuple[int, int]:
+    """Both quadwords of a vector's gate, which must be an interrupt or trap gate."""
+    q, read = core.state.q, core.memory.read
+    if 16 * vector + 15 > q[_IDTR_LIMIT]:
+        raise Fault(GP, 8 * vector | 2 | external)
+    at = q[_IDTR_BASE] + 16 * vector
+    gate, offset_high = read(at, 8, True), read(at + 8, 8, True)
+    if gate >> 40 & 0x1E != 0xE or is_software and (gate >> 45 & 3) < q[_CPL]:
+        raise Fault(GP, 8 * vector | 2 | external)
+    if not gate & _PRESENT:
+        raise Fault(NP, 8 * vector | 2 | external)
+    return gate, offset_high
 
 
 def _long_stack(core: Core, interrupt_stack: int, new_cpl: int, cpl: int, external: int) -> int:
@@ -149,53 +156,63 @@ def _enter_protected(
 ) -> None:
     """SDM 3A, "Exception or Interrupt Handling", and 3B, "Virtual-8086 Mode"."""
     state, external = core.state, 0 if is_software else 1
-    if 8 * vector + 7 > state.idtr_limit:
-        raise Fault(GP, 8 * vector | 2 | external)
-    gate = core.memory.read(state.idtr_base + 8 * vector & 0xFFFFFFFF, 8, True)
-    kind = gate >> 40 & 0x1F
-    if kind not in (5, 6, 7, 14, 15) or is_software and (gate >> 45 & 3) < state.cpl:
-        raise Fault(GP, 8 * vector | 2 | external)
-    if not gate & _PRESENT:
-        raise Fault(NP, 8 * vector | 2 | external)
-    selector = gate >> 16 & 0xFFFF
+    gate = _protected_gate(core, vector, is_software, external)
+    kind, selector = gate >> 40 & 0x1F, gate >> 16 & 0xFFFF
     if kind == SystemType.TASK_GATE:
         length = eip - state.rip if is_software else 0
         tasks.switch(core, selector, tasks.IDT, length, error_code, external)
         return
-    if not selector & 0xFFFC:
-        raise Fault(GP, external)
-    code = segment.read_descriptor(core, selector, GP, external)
-    dpl = code >> 45 & 3
-    if code >> 43 & 3 != 3 or dpl > state.cpl:
-        raise Fault(GP, selector & 0xFFFC | external)
-    if not code & _PRESENT:
-        raise Fault(NP, selector & 0xFFFC | external)
-    is_conforming = bool(code >> 42 & 1)
+    code, new_cpl = _handler_code(core, selector, external)
     size = 4 if kind >= 14 else 2
     target = gate & 0xFFFF | (gate >> 32 & 0xFFFF0000 if size == 4 else 0)
-    if state.system_flags & RFLAGS_VM and (is_conforming or dpl):
-        raise Fault(GP, selector & 0xFFFC | external)
     frame = [eip, state.cs_selector, state.rflags]
-    new_cpl = state.cpl if is_conforming else dpl
     stack = Stack.present(state)
+    was_virtual = state.system_flags & RFLAGS_VM
     if new_cpl < state.cpl:
         frame += [state.rsp, state.ss_selector]
-        if state.system_flags & RFLAGS_VM:
-            names = ("es", "ds", "fs", "gs")
-            frame += [getattr(state, f"{name}_selector") for name in names]
+        if was_virtual:
+            frame += [getattr(state, f"{name}_selector") for name in _DATA_SEGMENTS]
         stack = Stack.of_task(core, new_cpl, external)
     if error_code is not None:
         frame.insert(0, error_code)
     _check_target(code, target, external)
-    top = stack.push(core, frame, size, new_cpl, external)
-    stack.load(core, top, new_cpl)
-    if state.system_flags & RFLAGS_VM:
-        for name in ("es", "ds", "fs", "gs"):
+    stack.load(core, stack.push(core, frame, size, new_cpl, external), new_cpl)
+    if was_virtual:
+        for name in _DATA_SEGMENTS:
             segment.load_null(core, name, 0)
     code = segment.mark_accessed(core, selector, code)
     segment.fill(state, "cs", selector & 0xFFFC | new_cpl, code)
     state.cpl, state.rip = new_cpl, target
     state.system_flags &= ~(_CLEARED | (0 if kind & 1 else RFLAGS_IF))
+
+
+def _protected_gate(core: Core, vector: int, is_software: bool, external: int) -> int:
+    state = core.state
+    if 8 * vector + 7 > state.idtr_limit:
+        raise Fault(GP, 8 * vector | 2 | external)
+    gate = core.memory.read(state.idtr_base + 8 * vector & 0xFFFFFFFF, 8, True)
+    is_wrong = gate >> 40 & 0x1F not in (5, 6, 7, 14, 15)
+    if is_wrong or is_software and (gate >> 45 & 3) < state.cpl:
+        raise Fault(GP, 8 * vector | 2 | external)
+    if not gate & _PRESENT:
+        raise Fault(NP, 8 * vector | 2 | external)
+    return gate
+
+
+def _handler_code(core: Core, selector: int, external: int) -> tuple[int, int]:
+    """The descriptor of a handler's code segment, and the ring it runs in."""
+    state = core.state
+    if not selector & 0xFFFC:
+        raise Fault(GP, external)
+    code = segment.read_descriptor(core, selector, GP, external)
+    dpl, is_conforming = code >> 45 & 3, code >> 42 & 1
+    if code >> 43 & 3 != 3 or dpl > state.cpl:
+        raise Fault(GP, selector & 0xFFFC | external)
+    if not code & _PRESENT:
+        raise Fault(NP, selector & 0xFFFC | external)
+    if state.system_flags & RFLAGS_VM and (is_conforming or dpl):
+        raise Fault(GP, selector & 0xFFFC | external)
+    return code, state.cpl if is_conforming else dpl
 
 
 def _check_target(code: int, target: int, external: int) -> None:

@@ -108,7 +108,7 @@ class Msrs:
             is_canonical, is_dword = number in _CANONICAL_SLOTS, number in _DWORD_SLOTS
 
             def read(name: str = name) -> int:
-                return getattr(state, name)
+                return int(getattr(state, name))
 
             def write(
                 word: int,

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 
 from trapline.arch.descriptor import (
     AR_DB,
-    AR_DESCRIPTOR,
     AR_DPL_SHIFT,
-    AR_G,
     AR_L,
     AR_P,
     AR_S,
@@ -26,10 +24,11 @@ from trapline.arch.descriptor import (
     TYPE_EXPAND_DOWN,
     TYPE_READABLE,
     TYPE_WRITABLE,
+    parse_segment,
 )
 from trapline.arch.registers import CR0_PE, CR4_LA57, EFER_LMA, RFLAGS_VM
 from trapline.processor.fault import Fault
-from trapline.processor.state import INDEX
+from trapline.processor.state import INDEX, SEGMENTS
 
 if TYPE_CHECKING:
     from trapline.processor.core import Core
@@ -41,6 +40,10 @@ _CR0, _CR4, _EFER = INDEX["cr0"], INDEX["cr4"], INDEX["efer"]
 _FLAGS, _CPL = INDEX["system_flags"], INDEX["cpl"]
 _CS_ATTRIBUTES, _SS_ATTRIBUTES = INDEX["cs_attributes"], INDEX["ss_attributes"]
 _NAMES = ("es", "cs", "ss", "ds", "fs", "gs")
+# Selector, base, limit, attributes of a segment register follow each other.
+_AT = {name: INDEX[f"{name}_selector"] for name in SEGMENTS}
+_PARSED: dict[int, tuple[int, int, int]] = {}  # what recent descriptors say
+_LDTR, _GDTR = INDEX["ldtr_selector"], INDEX["gdtr_base"]
 _BASE = {name: INDEX[f"{name}_base"] for name in _NAMES}
 _LIMIT = {name: INDEX[f"{name}_limit"] for name in _NAMES}
 _ATTRIBUTES = {name: INDEX[f"{name}_attributes"] for name in _NAMES}
@@ -136,17 +139,16 @@ def code_address(core: Core, offset: int, size: int = 1) -> int:
 
 def descriptor_address(core: Core, selector: int, vector: int = GP, external: int = 0) -> int:
     """Where a selector's descriptor lies; the fault if that is beyond its table."""
-    state = core.state
+    q = core.state.q
     if selector & SELECTOR_TI:
-        if state.ldtr_attributes & AR_UNUSABLE:
+        if q[_LDTR + 3] & AR_UNUSABLE:
             raise Fault(vector, selector & 0xFFFC | external)
-        base, limit = state.ldtr_base, state.ldtr_limit
+        base, limit = q[_LDTR + 1], q[_LDTR + 2]
     else:
-        base, limit = state.gdtr_base, state.gdtr_limit
+        base, limit = q[_GDTR], q[_GDTR + 1]
     if selector | 7 > limit:
         raise Fault(vector, selector & 0xFFFC | external)
-    linear: int = base + (selector & 0xFFF8) & core.memory.walker.linear_mask
-    return linear
+    return base + (selector & 0xFFF8) & core.memory.walker.linear_mask
 
 
 def read_descriptor(core: Core, selector: int, vector: int = GP, external: int = 0) -> int:
@@ -181,21 +183,22 @@ def mark_accessed(core: Core, selector: int, descriptor: int) -> int:
 
 def fill(state: State, name: str, selector: int, descriptor: int, high: int = 0) -> None:
     """Put a descriptor into a segment register, unchecked."""
-    q = state.q
-    at = INDEX[f"{name}_selector"]  # selector, base, limit, attributes follow each other
-    attributes = descriptor >> 40 & AR_DESCRIPTOR
-    limit = descriptor & 0xFFFF | descriptor >> 32 & 0xF0000
-    base = descriptor >> 16 & 0xFFFFFF | descriptor >> 32 & 0xFF000000
+    q, at = state.q, _AT[name]
+    parsed = _PARSED.get(descriptor)
+    if parsed is None:
+        if len(_PARSED) > 1000:
+            _PARSED.clear()
+        parsed = _PARSED[descriptor] = parse_segment(descriptor)
     q[at] = selector
-    q[at + 1] = base | (high & 0xFFFFFFFF) << 32
-    q[at + 2] = limit << 12 | 0xFFF if attributes & AR_G else limit
-    q[at + 3] = attributes
+    q[at + 1], q[at + 2], q[at + 3] = parsed
+    if high:
+        q[at + 1] |= (high & 0xFFFFFFFF) << 32
 
 
 def fill_real(state: State, name: str, selector: int) -> None:
     """A load in real or virtual-8086 mode: the base follows the selector."""
     q = state.q
-    at = INDEX[f"{name}_selector"]
+    at = _AT[name]
     q[at], q[at + 1] = selector, selector << 4
     if state.system_flags & RFLAGS_VM:
         q[at + 2], q[at + 3] = 0xFFFF, AR_VIRTUAL_8086
@@ -283,9 +286,9 @@ def load_outer_stack(core: Core, selector: int, cpl: int, to_64: bool) -> None:
 
 def fill_null_stack(state: State, selector: int, cpl: int) -> None:
     """SS as 64-bit code may have it: null, with its privilege."""
-    state.ss_selector = selector
-    state.ss_base, state.ss_limit = 0, FLAT_LIMIT
-    state.ss_attributes = AR_UNUSABLE | cpl << AR_DPL_SHIFT
+    q, at = state.q, _AT["ss"]
+    q[at], q[at + 1], q[at + 2] = selector, 0, FLAT_LIMIT
+    q[at + 3] = AR_UNUSABLE | cpl << AR_DPL_SHIFT
 
 
 def drop_privileged(core: Core, cpl: int) -> None:

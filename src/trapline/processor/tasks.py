@@ -77,22 +77,11 @@ def switch(
 ) -> None:
     """Leave this task for the one of `selector`; `length` is the instruction's, 0 for a fault."""
     state = core.state
-    vector = TS if source == IRET else GP
-    wanted = (SystemType.TSS16_BUSY, SystemType.TSS_BUSY)
-    if source != IRET:
-        wanted = (SystemType.TSS16_AVAILABLE, SystemType.TSS_AVAILABLE)
-    code = selector & 0xFFFC | external
-    if selector & SELECTOR_TI or not selector & 0xFFFC:
-        raise Fault(vector, code)
-    descriptor = segment.read_descriptor(core, selector, vector, external)
-    if descriptor >> 40 & 0x1F not in wanted:
-        raise Fault(vector, code)
-    if not descriptor >> 47 & 1:
-        raise Fault(NP, code)
+    descriptor = _task_descriptor(core, selector, source, external)
     layout = _32 if descriptor >> 43 & 1 else _16
     base, limit = _extent(descriptor)
     if limit < layout.limit:
-        raise Fault(TS, code)
+        raise Fault(TS, selector & 0xFFFC | external)
     if core.guest is not None:
         core.guest.intercept_task_switch(selector, source, length)
     new = [core.memory.read(base + at & _MASK_32, 1, True) for at in range(layout.limit + 1)]
@@ -110,6 +99,22 @@ def switch(
     _load(core, layout, bytes(new), source)
     if error_code is not None:
         _push_error_code(core, error_code, layout.word)
+
+
+def _task_descriptor(core: Core, selector: int, source: int, external: int) -> int:
+    """The descriptor of a TSS: busy for IRET, available for the others."""
+    vector, code = (TS if source == IRET else GP), selector & 0xFFFC | external
+    wanted = (SystemType.TSS16_AVAILABLE, SystemType.TSS_AVAILABLE)
+    if source == IRET:
+        wanted = (SystemType.TSS16_BUSY, SystemType.TSS_BUSY)
+    if selector & SELECTOR_TI or not selector & 0xFFFC:
+        raise Fault(vector, code)
+    descriptor = segment.read_descriptor(core, selector, vector, external)
+    if descriptor >> 40 & 0x1F not in wanted:
+        raise Fault(vector, code)
+    if not descriptor >> 47 & 1:
+        raise Fault(NP, code)
+    return descriptor
 
 
 def _extent(descriptor: int) -> tuple[int, int]:

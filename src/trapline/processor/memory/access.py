@@ -36,12 +36,14 @@ from trapline.processor.memory.tlb import Tlb
 from trapline.processor.memory.types import WB
 from trapline.processor.memory.walk import Walker
 from trapline.processor.notes import LockedAccess, Notes
+from trapline.processor.state import INDEX
 
 if TYPE_CHECKING:
     from trapline.processor.core import Core
 
 _AC = 17
 _ALIGNMENT = {2: 1, 4: 3, 6: 3, 8: 7, 10: 7, 16: 15}  # by operand size (SDM 3A, #AC)
+_CPL, _FLAGS, _CR0, _TLB = (INDEX[name] for name in ("cpl", "system_flags", "cr0", "tlb"))
 _NO_PAGES: dict[int, Page] = {}
 _MOST_PAGES = 1 << 17  # cached a privilege, lest a guest that touches everything fill our memory
 
@@ -180,21 +182,20 @@ class Memory:
     # -- what has changed --------------------------------------------------------------------------
 
     def privilege_changed(self) -> None:
-        state = self._state
-        flags = state.system_flags
-        if state.cpl == 3:
-            self._privilege = USER
-            aligning = bool(flags & RFLAGS_AC and state.cr0 & CR0_AM)
-            if aligning or self._is_aligning:
-                self._is_aligning = aligning
-                if aligning:
-                    self._pages, state.tlb = _NO_PAGES, self.tlb.empty.address
-                    return
+        q = self._state.q
+        flags = q[_FLAGS]
+        self._is_aligning = False
+        if q[_CPL] != 3:
+            privilege = SUPERVISOR_AC if flags & RFLAGS_AC else SUPERVISOR
         else:
-            self._privilege = SUPERVISOR_AC if flags & RFLAGS_AC else SUPERVISOR
-            self._is_aligning = False
-        self._pages = self._spaces[self._privilege]
-        state.tlb = self._natives[self._privilege]
+            privilege = USER
+            if flags & RFLAGS_AC and q[_CR0] & CR0_AM:
+                self._privilege, self._is_aligning = USER, True
+                self._pages, q[_TLB] = _NO_PAGES, self.tlb.empty.address
+                return
+        self._privilege = privilege
+        self._pages = self._spaces[privilege]
+        q[_TLB] = self._natives[privilege]
 
     def mode_changed(self) -> None:
         """Drop translations if the control registers now make other ones."""

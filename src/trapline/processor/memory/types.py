@@ -24,12 +24,11 @@ from trapline.processor.fault import Fault
 
 UC, WC, WT, WP, WB, UC_MINUS = (int(kind) for kind in (0, 1, 4, 5, 6, 7))
 
-# EFFECTIVE_TYPE by 8 * (MTRR or EPT type) + PAT type, for the walk.
-EFFECTIVE = tuple(
-    int(EFFECTIVE_TYPE.get((mtrr, pat), MemoryType.UC))  # type: ignore[call-overload]
-    for mtrr in range(8)
-    for pat in range(8)
-)
+# EFFECTIVE_TYPE by 8 * (MTRR or EPT type) + PAT type, for the walk; UC for numbers that are none.
+_BY_NUMBER: dict[tuple[int, int], int] = {
+    (int(mtrr), int(pat)): int(kind) for (mtrr, pat), kind in EFFECTIVE_TYPE.items()
+}
+EFFECTIVE = tuple(_BY_NUMBER.get((mtrr, pat), UC) for mtrr in range(8) for pat in range(8))
 
 VARIABLE_RANGES = 8
 _FIXED = {
