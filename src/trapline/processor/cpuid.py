@@ -98,8 +98,6 @@ class Model:
                 ecx |= cpuid.OSPKE.mask
             case 0xB:
                 edx = apic_id
-            case 0x8000001E:
-                eax = apic_id
         return eax, ebx, ecx, edx
 
 
@@ -151,7 +149,7 @@ def _leaves(chosen: Model) -> list[CpuidEntry]:
         eax=chosen.signature,
         ebx=(_CACHE_LINE // 8) << 8 | 1 << 16,
     )
-    highest_extended = 0x8000001E if chosen.is_amd else 0x80000008
+    highest_extended = 0x8000001D if chosen.is_amd else 0x80000008
     extended = _words(features, 0x80000001, 0)
     leaves = [
         CpuidEntry(0, eax=0xD, ebx=ebx, ecx=ecx, edx=edx),
