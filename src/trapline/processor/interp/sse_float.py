@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from trapline.arch.exception import Vector
-from trapline.arch.registers import CR4_OSXMMEXCPT, MXCSR_MASK
+from trapline.arch.registers import CR4_OSXMMEXCPT, FSW_TOP, MXCSR_MASK
 from trapline.processor.fault import Fault
 from trapline.processor.interp.primitives import primitive
 from trapline.processor.interp.sse_float_estimate import reciprocal, reciprocal_root
@@ -82,16 +82,22 @@ def _pairwise(operation: Callable[[Format, int, int, Context], int]) -> _Operati
     return combine
 
 
-def _dot(form: Format, context: Context, vectors: list[_Lanes], immediate: int) -> _Lanes:
-    """DPPS, DPPD: the products that bits 7:4 choose, summed by pairs, to where bits 3:0 say."""
+def _dot(state: State, form: Format, vectors: list[_Lanes], immediate: int) -> _Lanes:
+    """DPPS, DPPD: the products that bits 7:4 choose, summed by pairs, to where bits 3:0 say.
+
+    Each level is settled by itself: an unmasked exception there keeps the next from being tried.
+    """
+    context = Context.from_mxcsr(state.mxcsr)
     lanes = [
         mul(form, a, b, context) if immediate >> 4 + i & 1 else 0
         for i, (a, b) in enumerate(zip(*vectors, strict=True))
     ]
     count = len(lanes)
+    settle(state, context)
     while len(lanes) > 1:
-        pairs = zip(lanes[::2], lanes[1::2], strict=True)
-        lanes = [add(form, a, b, context) for a, b in pairs]
+        context = Context.from_mxcsr(state.mxcsr)
+        lanes = _pairwise(add)(form, context, [lanes, []], 0)
+        settle(state, context)
     return [lanes[0] if immediate >> i & 1 else 0 for i in range(count)]
 
 
@@ -110,7 +116,6 @@ _OPERATIONS: dict[str, _Operation] = {
     "addsub": _alternating,
     "hadd": _pairwise(add),
     "hsub": _pairwise(sub),
-    "dp": _dot,
 }
 
 
@@ -124,6 +129,8 @@ def _float(state: State, effect: Primitive, words: Sequence[int]) -> Sequence[in
         split(word, form.width, argument.width)
         for word, argument in zip(words, effect.args, strict=True)
     ]
+    if operation == "dp":
+        return (join(_dot(state, form, vectors, immediate), form.width),)
     context = Context.from_mxcsr(state.mxcsr)
     lanes = _OPERATIONS[operation](form, context, vectors, immediate)
     settle(state, context)
@@ -159,9 +166,9 @@ def _converted(source: str, target: str, truncate: bool, word: int, context: Con
 
 @primitive("float_convert")
 def _float_convert(state: State, effect: Primitive, words: Sequence[int]) -> Sequence[int]:
-    """of=(source, target, truncate): each lane from one kind to another; s, d or an integer's
-    width.  The result has the lanes that fit it."""
-    source, target, truncate = effect.attributes
+    """of=(source, target, truncate, to_mmx): each lane from one kind to another; s, d or an
+    integer's width.  The result has the lanes that fit it."""
+    source, target, truncate, to_mmx = effect.attributes
     context = Context.from_mxcsr(state.mxcsr)
     size = {"s": 32, "d": 64}
     width = size.get(source) or int(source)
@@ -169,6 +176,10 @@ def _float_convert(state: State, effect: Primitive, words: Sequence[int]) -> Seq
         _converted(source, target, truncate, word, context)
         for word in split(words[0], width, effect.args[0].width)
     ]
+    if to_mmx and context.flags & ~context.masks:
+        # The x87 state is MMX's by the time of #XM (measured on AMD's; the manuals do not say).
+        state.fsw &= ~FSW_TOP
+        state.ftw = 0xFF
     settle(state, context)
     return (join(lanes, size.get(target) or int(target)),)
 

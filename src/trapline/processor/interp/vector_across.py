@@ -73,8 +73,7 @@ def _sum_differences_at(state: State, effect: Primitive, words: Sequence[int]) -
     left, right = split(words[0], 8, 128), split(words[1], 8, 128)
     start, fixed = 4 * (immediate >> 2 & 1), 4 * (immediate & 3)
     sums = [
-        sum(abs(left[start + place + i] - right[fixed + i]) for i in range(4))
-        for place in range(8)
+        sum(abs(left[start + place + i] - right[fixed + i]) for i in range(4)) for place in range(8)
     ]
     return (join(sums, 16),)
 

@@ -12,9 +12,11 @@ Description = Callable[[Cpu, Operand, Operand], None]
 _SIZES = {"s": 32, "d": 64, "32": 32, "64": 64}
 
 
-def _converted(cpu: Cpu, source: str, target: str, truncate: bool, value: Value) -> Value:
+def _converted(
+    cpu: Cpu, source: str, target: str, truncate: bool, value: Value, to_mmx: bool = False
+) -> Value:
     width = value.width // _SIZES[source] * _SIZES[target]
-    of = (source, target, truncate)
+    of = (source, target, truncate, to_mmx)
     return cpu.primitive("float_convert", value, widths=(width,), unit="sse", of=of)[0]
 
 
@@ -22,9 +24,10 @@ def _packed(source: str, target: str, width: int, truncate: bool = False) -> Des
     """`width` bits of lanes; what they do not fill is cleared."""
 
     def description(cpu: Cpu, dst: Operand, src: Operand) -> None:
-        if dst.kind == "mmx":
+        to_mmx = dst.kind == "mmx"
+        if to_mmx:
             enter_mmx(cpu)
-        result = _converted(cpu, source, target, truncate, fetch(cpu, src, width))
+        result = _converted(cpu, source, target, truncate, fetch(cpu, src, width), to_mmx)
         put(cpu, dst, result.zero_extend(dst.width))
 
     return description
@@ -47,18 +50,24 @@ for _name, _opcode, _description in (
     instruction(_opcode, name=_name, unit="sse")(_description)
 
 
+def _enter_unless_memory(cpu: Cpu, src: Operand) -> None:
+    """From memory the x87 state is left alone (SDM 2A, CVTPI2PD; CVTPI2PS does the same)."""
+    if not src.in_memory:
+        enter_mmx(cpu)
+
+
 @instruction("NP 0F 2A /r", unit="sse")
 def cvtpi2ps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """Two integers to the low half; the high half stays."""
-    enter_mmx(cpu)
-    dst.narrowed(64).set(_converted(cpu, "32", "s", False, fetch(cpu, src)))
+    _enter_unless_memory(cpu, src)
+    value = fetch(cpu, src)
+    dst.narrowed(64).set(_converted(cpu, "32", "s", False, value, to_mmx=not src.in_memory))
 
 
 @instruction("66 0F 2A /r", unit="sse")
 def cvtpi2pd(cpu: Cpu, dst: Operand, src: Operand) -> None:
-    """Two integers.  From memory it leaves the x87 state alone (SDM 2A, CVTPI2PD)."""
-    if not src.in_memory:
-        enter_mmx(cpu)
+    """Two integers."""
+    _enter_unless_memory(cpu, src)
     dst.set(_converted(cpu, "32", "d", False, fetch(cpu, src)))
 
 

@@ -114,9 +114,7 @@ def _bytes_from(cpu: Cpu, start: int, low: Value, high: Value) -> Value:
 @instruction("NP/66 0F 3A 0F /r ib", unit="sse")
 def palignr(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
     """dst:src shifted right by bytes."""
-    combine(
-        cpu, dst, src, lambda left, right: _bytes_from(cpu, _immediate(cpu), right, left)
-    )
+    combine(cpu, dst, src, lambda left, right: _bytes_from(cpu, _immediate(cpu), right, left))
 
 
 @instruction("66 0F 73 /3 ib", unit="sse")
@@ -224,7 +222,14 @@ def _widen(lane: int, to: int, is_signed: bool) -> Callable[[Cpu, Operand, Opera
 
 for _letter, _opcode in (("s", 0x20), ("z", 0x30)):
     for _i, (_suffix, _lane, _to) in enumerate(
-        (("bw", 8, 16), ("bd", 8, 32), ("bq", 8, 64), ("wd", 16, 32), ("wq", 16, 64), ("dq", 32, 64))
+        (
+            ("bw", 8, 16),
+            ("bd", 8, 32),
+            ("bq", 8, 64),
+            ("wd", 16, 32),
+            ("wq", 16, 64),
+            ("dq", 32, 64),
+        )
     ):
         instruction(f"66 0F 38 {_opcode + _i:02X} /r", name=f"pmov{_letter}x{_suffix}", unit="sse")(
             _widen(_lane, _to, _letter == "s")

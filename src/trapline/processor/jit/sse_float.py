@@ -87,7 +87,7 @@ _SIZES = {"s": 32, "d": 64, "32": 32, "64": 64}
 @primitive("float_convert")
 def _convert(lowering: Lowering, effect: Primitive, args: Sequence[Ssa]) -> Sequence[Ssa]:
     f, (value,) = lowering.f, args
-    source, target, truncate = effect.attributes
+    source, target, truncate, _ = effect.attributes
     width = effect.results[0].width
     letter = "t" if truncate else ""
     if value.width == _SIZES[source]:

@@ -116,9 +116,7 @@ def _lanes(lowering: Lowering, effect: Primitive, args: Sequence[Ssa]) -> Sequen
 def _bits(f: Function, predicate: str, left: Ssa, right: Ssa) -> Ssa:
     """A comparison of vectors: one bit a lane."""
     count = left.type[1 : left.type.index(" ")]
-    return f.value(
-        f"<{count} x i1>", f"icmp {predicate} {left.type} {left.name}, {right.name}"
-    )
+    return f.value(f"<{count} x i1>", f"icmp {predicate} {left.type} {left.name}, {right.name}")
 
 
 @primitive("lanes_abs")
