@@ -58,6 +58,20 @@ def guest_complaints(vmcs: Vmcs, model: Features) -> Iterator[Complaint]:
     if vmcs.read(Field.VMCS_LINK_POINTER) != vmx.LINK_POINTER_NONE:
         # Shadowing is not offered, so nothing can lie behind it.
         yield Complaint("VMCS link pointer", EntryFailure.LINK_POINTER)
+    yield from _pdptes(vmcs, model)
+
+
+def _pdptes(vmcs: Vmcs, model: Features) -> Iterator[Complaint]:
+    """With EPT the PDPTEs of PAE paging are fields; without, the entry reads them at CR3."""
+    is_paging = vmcs.read(Field.GUEST_CR0) & registers.CR0_PG
+    is_pae = vmcs.read(Field.GUEST_CR4) & registers.CR4_PAE
+    if not is_paging or not is_pae or vmcs.read(Field.VM_ENTRY_CONTROLS) & vmx.ENTRY_IA32E_GUEST:
+        return
+    reserved = 0x1E6 | -1 << model.physical_bits & (1 << 64) - 1
+    for i in range(4):
+        pdpte = vmcs.read(Field.GUEST_PDPTR0 + 2 * i)
+        if pdpte & 1 and pdpte & reserved:
+            yield Complaint(f"PDPTE{i} {pdpte:#x}", EntryFailure.PDPTE)
 
 
 def _control_registers(vmcs: Vmcs, model: Features, is_unrestricted: bool) -> Iterator[str]:

@@ -17,6 +17,7 @@ from trapline.processor.vmx.intercepts import VmxGuest
 
 if TYPE_CHECKING:
     from trapline.processor.core import Core
+    from trapline.processor.memory.walk import Walker
     from trapline.processor.state import State
 
 # Which checks of VM entry a change asks for again (Vmcs.dirty).
@@ -86,6 +87,7 @@ _NMI_SLOT: Final = INDEX["nmi_blocked"]
 _ACTIVITY: Final = int(Field.GUEST_ACTIVITY_STATE)
 _OWN_SLOTS: Final = (*SLOTS.values(), _RIP_SLOT, _SHADOW_SLOT, _NMI_SLOT)
 _SHADOW, _NMI_BIT = 3, 8
+_PDPTES: Final = {int(Field.GUEST_PDPTR0) + 2 * i: i for i in range(4)}
 
 
 class Vmcs:
@@ -97,8 +99,10 @@ class Vmcs:
 
     __slots__ = (
         "_fields",
+        "_pdptes",
         "_slots",
         "_state",
+        "_walker",
         "checked_events",
         "complaint",
         "dirty",
@@ -117,6 +121,8 @@ class Vmcs:
         self._fields[Field.VMCS_LINK_POINTER] = (1 << 64) - 1
         self._fields[_RFLAGS] = RFLAGS_FIXED_1
         self._slots: MutableSequence[int] | memoryview = [0] * len(INDEX)
+        self._pdptes = [0, 0, 0, 0]
+        self._walker: Walker | None = None
         self._state: State | None = None
         self.dirty = CONTROLS | HOST | GUEST
         self.complaint = ""
@@ -142,6 +148,8 @@ class Vmcs:
         for slot in _OWN_SLOTS:
             state.q[slot] = saved[slot]
         state.rflags = self._fields[_RFLAGS]
+        self._walker = core.memory.walker
+        self._walker.pdptes = self._pdptes
         self._slots, self._state = state.q, state
         self.guest = VmxGuest(core, self)
         self.dirty |= CONTROLS | GUEST
@@ -154,6 +162,8 @@ class Vmcs:
         for slot in _OWN_SLOTS:
             saved[slot] = current[slot]
         self._fields[_RFLAGS] = self._state.rflags
+        assert self._walker is not None
+        self._pdptes, self._walker = list(self._walker.pdptes), None
         self._slots, self._state, self.guest = saved, None, None
 
     @property
@@ -174,6 +184,9 @@ class Vmcs:
         if field == _INTERRUPTIBILITY:
             blocked = self._slots[_SHADOW_SLOT] | (_NMI_BIT if self._slots[_NMI_SLOT] else 0)
             return blocked | self._fields[field]
+        if field in _PDPTES:
+            pdptes = self._pdptes if self._walker is None else self._walker.pdptes
+            return pdptes[_PDPTES[field]]
         name = _EXIT_FIELDS.get(field)
         if name is not None:
             return int(getattr(self.exit, name))
@@ -219,7 +232,11 @@ class Vmcs:
         if name is not None:
             setattr(self.exit, name, word)
             return
-        self._fields[field] = word & _MASKS[field]
+        if field in _PDPTES:
+            pdptes = self._pdptes if self._walker is None else self._walker.pdptes
+            pdptes[_PDPTES[field]] = word & _MASKS[field]
+        else:
+            self._fields[field] = word & _MASKS[field]
         self.dirty |= _DIRTIES[field >> 10 & 3]
 
     def written_rflags(self) -> int:
