@@ -117,7 +117,8 @@ class _Writer:
             name = site.where.module.rsplit("/", 1)[-1]
             culprit.append(f"   {name}+{site.where.module_offset:#x}", "dim")
         yield "culprit", culprit
-        yield "reported", _reported(site)
+        if site["outcome"] != "none":
+            yield "reported", _reported(site)
         if site["operand"]:
             yield "operand", Text(site["operand"])
         yield "data", _data(site)

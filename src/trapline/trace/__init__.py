@@ -1,7 +1,8 @@
 """What happened, kept: the recorder, the trace file, and names for its addresses."""
 
+from trapline.trace.culprit import find_culprit
 from trapline.trace.file import TraceError, TraceWriter
-from trapline.trace.image import DEBUG_ROOT
+from trapline.trace.image import DEBUG_ROOT, find_debug_file
 from trapline.trace.location import Location, Locator, Place
 from trapline.trace.model import Mapped, Trace, TracedFrame, TracedSite, read_trace
 from trapline.trace.recorder import Recorder, ThreadObserver
@@ -22,5 +23,7 @@ __all__ = [
     "TraceWriter",
     "TracedFrame",
     "TracedSite",
+    "find_culprit",
+    "find_debug_file",
     "read_trace",
 ]

@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 VERSION = 1
@@ -51,6 +51,11 @@ class TraceWriter:
     def descriptor(self) -> int:
         """The descriptor in use, for whoever must keep the guest from closing it."""
         return self._descriptor
+
+    def move(self, place: Callable[[int], int]) -> None:
+        """Have the descriptor moved to where `place` puts it."""
+        with self._lock:
+            self._descriptor = place(self._descriptor)
 
     def forked(self) -> None:
         """In a new child: what the parent had not yet written stays the parent's."""

@@ -183,3 +183,9 @@ def _crc32(path: Path) -> int:
         while block := stream.read(1 << 20):
             checksum = zlib.crc32(block, checksum)
     return checksum
+
+
+def find_debug_file(path: str) -> str | None:
+    """The file with the DWARF of a program or library: itself, a separate one, or None."""
+    image = Image.open(path)
+    return image.debug.path if image is not None and image.debug is not None else None

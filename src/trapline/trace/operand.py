@@ -67,6 +67,24 @@ def find_operand(text: str, registers: Mapping[str, int], lock: Locked) -> Opera
     return Operand(expression, {name: found[name] for name in found})
 
 
+def evaluate(text: str, registers: Mapping[str, int], next_rip: int) -> int | None:
+    """The linear address of the memory operand with these registers, or None if it has none."""
+    match = _MEMORY.search(text)
+    if match is None:
+        return None
+    _, segment, inside = match.groups()
+    known = {**registers, "rip": next_rip}
+    total = _segment_base(segment, registers)
+    for term in parse_terms(inside):
+        if term.register is None:
+            total += term.number
+        elif _wide(term.register) in known:
+            total += term.factor * _value(term, known)
+        else:
+            return None
+    return total & MASK
+
+
 def parse_terms(inside: str) -> list[Term]:
     """The summands of `rdi+rax*8-10h`, in the ways disassemblers write numbers."""
     terms = []

@@ -113,7 +113,7 @@ class Recorder:
         self.flush()
         self._say("exit", code=code, signal=signal)
 
-    def bus_lock(self, lock: BusLock, outcome: Outcome, thread: GuestThread) -> None:
+    def bus_lock(self, lock: Locked, outcome: Outcome, thread: GuestThread) -> None:
         """One bus lock, its thread stopped after the instruction."""
         key = (lock.rip, lock.size, lock.cpl, lock.cause.value, outcome.value)
         now = time.monotonic() - self._started

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-if TYPE_CHECKING:  # the types only: reading a trace must not load a processor
-    from trapline.processor import Cause
+
+class _Named(Protocol):
+    """An enumeration's member, for the word it stands for."""
+
+    @property
+    def value(self) -> str: ...
 
 
 class Region(NamedTuple):
@@ -63,7 +67,7 @@ class Locked(Protocol):
     @property
     def cpl(self) -> int: ...
     @property
-    def cause(self) -> Cause: ...
+    def cause(self) -> _Named: ...
 
 
 class LastLock(NamedTuple):
@@ -74,5 +78,5 @@ class LastLock(NamedTuple):
     linear: int
     size: int
     cpl: int
-    cause: Cause
+    cause: _Named
     physical: int | None = None

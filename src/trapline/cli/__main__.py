@@ -1,0 +1,7 @@
+"""`python -m trapline.cli`."""
+
+import sys
+
+from trapline.cli import main
+
+sys.exit(main())

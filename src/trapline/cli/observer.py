@@ -1,0 +1,138 @@
+"""Joins the rooms: hears the processor and the process, and tells the recorder.
+
+Knows both sides' shapes and nothing else; runs on the guest threads' own host threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from trapline.process import Area, Outcome, Process, ProgramObserver, Thread
+from trapline.processor import BusLock, Cause, disassemble
+from trapline.processor import Outcome as Signalled
+from trapline.trace import Recorder, Region, ThreadObserver, TraceWriter, find_culprit
+
+GENERAL = (
+    *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp"),
+    *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip", "rflags"),
+)
+PROT_EXEC = 4
+
+
+class StoppedThread:
+    """A guest thread between two instructions, as the recorder asks for it."""
+
+    def __init__(self, thread: Thread) -> None:
+        self._thread = thread
+
+    @property
+    def tid(self) -> int:
+        return self._thread.tid
+
+    @property
+    def name(self) -> str:
+        return self._thread.name
+
+    def registers(self) -> Mapping[str, int]:
+        vcpu = self._thread.vcpu
+        general = {name: getattr(vcpu.regs, name) for name in GENERAL}
+        return {**general, "fs_base": vcpu.fs_base, "gs_base": vcpu.gs_base}
+
+    def read(self, linear: int, size: int) -> bytes:
+        return self._thread.process.memory.read_some(linear, size)
+
+    def region(self, linear: int) -> Region | None:
+        area = self._thread.process.memory.areas.find(linear)
+        return None if area is None else region_of(area)
+
+
+class TrappedThread(StoppedThread):
+    """A guest thread in the monitor's #DB handler: its registers are in the monitor's frame."""
+
+    def registers(self) -> Mapping[str, int]:
+        registers, vcpu = self._thread.get_registers(), self._thread.vcpu
+        general = {name: getattr(registers, name) for name in GENERAL}
+        return {**general, "fs_base": vcpu.fs_base, "gs_base": vcpu.gs_base}
+
+
+def region_of(area: Area) -> Region:
+    """An area as the trace keeps it."""
+    path = area.file.path if area.file is not None else None
+    offset = area.offset if area.file is not None else 0
+    is_executable = bool(area.prot & PROT_EXEC)
+    return Region(area.start, area.end, offset, path, area.name, is_executable, area.shared)
+
+
+class Watcher(ProgramObserver):
+    """Everything that is recorded about one process and its children.
+
+    `hears_processor`: Trapline's own processor tells of each bus lock; a real one only by #DB.
+    """
+
+    def __init__(self, recorder: Recorder, writer: TraceWriter, hears_processor: bool) -> None:
+        self._recorder, self._writer = recorder, writer
+        self._hears_processor = hears_processor
+        self._process: Process | None = None
+
+    def _thread(self) -> Thread | None:
+        return self._process.current_thread() if self._process is not None else None
+
+    # What the process says.
+
+    def attached(self, process: Process) -> None:
+        self._process = process
+        self._writer.move(process.own_files.keep)
+
+    def started(self, pid: int, executable: str, arguments: list[str]) -> None:
+        self._recorder.start(pid, 0, arguments, executable)
+
+    def executed(self, pid: int, executable: str, arguments: list[str]) -> None:
+        self._recorder.executed(arguments, executable)
+
+    def unmapped(self, pid: int, area: Area) -> None:
+        self._recorder.unmapped(area.start, area.end)
+
+    def thread_started(self, pid: int, tid: int, stack_pointer: int) -> None:
+        self._recorder.thread_started(tid, stack_pointer)
+
+    def thread_ended(self, pid: int, tid: int) -> None:
+        self._recorder.thread_ended(tid)
+
+    def forked(self, pid: int, child: int) -> None:
+        self._recorder.flush()
+
+    def became_child(self, parent: int, pid: int) -> None:
+        self._recorder.forked(pid, parent)
+
+    def ended(self, pid: int, outcome: Outcome) -> None:
+        code = None if outcome.signal else outcome.exit_status
+        self._recorder.exited(code, outcome.signal or None)
+
+    def bus_lock_trap(self, pid: int, tid: int, name: str, rip: int) -> None:
+        thread = self._thread()
+        if self._hears_processor or thread is None:
+            return
+        trapped = TrappedThread(thread)
+        lock = find_culprit(rip, trapped, disassemble)
+        if lock is not None:
+            self._recorder.bus_lock(lock, Signalled.DB, trapped)
+
+    # What the processor says.
+
+    def bus_lock(self, lock: BusLock, outcome: Signalled) -> None:
+        thread = self._thread()
+        if thread is not None:
+            self._recorder.bus_lock(lock, outcome, StoppedThread(thread))
+
+    def bus_lock_total(
+        self, rip: int, next_rip: int, cause: Cause, size: int, cpl: int, linear: int, count: int
+    ) -> None:
+        thread = self._thread()
+        if thread is not None:
+            observer = ThreadObserver(self._recorder, StoppedThread(thread))
+            observer.bus_lock_total(rip, next_rip, cause, size, cpl, linear, count)
+
+    def undefined(self, rip: int, code: bytes, text: str) -> None:
+        thread = self._thread()
+        if thread is not None:
+            self._recorder.undefined(rip, code, text, StoppedThread(thread))

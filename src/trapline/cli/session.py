@@ -1,0 +1,98 @@
+"""Runs the program in a process of its own, so that whatever ends it, the report is written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from trapline.cli.failure import TOOL_ERROR, complain
+from trapline.trace import TraceWriter
+
+# What one sends to `trapline trace` is meant for the program; Ctrl-C reaches it by itself.
+FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+FROM_THE_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What to run, and how."""
+
+    program: Sequence[str]
+    policy: str = "warn"
+    follow: bool = True
+    backend: str = "software"
+    engine: str = "jit"
+
+
+def run_session(session: Session, writer: TraceWriter) -> int:
+    """Run the program to its end; the answer is its wait status."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    before = {number: signal.getsignal(number) for number in (*FROM_THE_KEYBOARD, *FORWARDED)}
+    for number in FROM_THE_KEYBOARD:
+        signal.signal(number, signal.SIG_IGN)
+    child = os.fork()
+    if child == 0:
+        for number in FROM_THE_KEYBOARD:
+            ignored = before[number] is signal.SIG_IGN
+            signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        _become_program(session, writer)
+    for number in FORWARDED:
+        signal.signal(number, lambda received, frame: os.kill(child, received))
+    try:
+        return os.waitpid(child, 0)[1]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _become_program(session: Session, writer: TraceWriter) -> NoReturn:
+    """In the child: be the virtual machine that runs the program, until it ends."""
+    status = TOOL_ERROR
+    try:
+        status = _run(session, writer)
+    except Exception as error:  # a defect of Trapline, not of the program
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        sentence = f"internal error: {type(error).__name__}: {error}"
+        complain(f"{sentence} ({place.filename}:{place.lineno})", "TRAPLINE_DEBUG=1 shows more")
+        if os.environ.get("TRAPLINE_DEBUG"):
+            traceback.print_exc()
+    finally:
+        writer.close()
+        os._exit(status)
+
+
+def _run(session: Session, writer: TraceWriter) -> int:
+    """Put hypervisor, program and recorder together."""
+    # Here, not above: only a program that runs needs a processor.
+    from trapline.cli.observer import Watcher
+    from trapline.kvm import open_kvm
+    from trapline.process import ExecError, parse_policy, run_program
+    from trapline.processor import disassemble
+    from trapline.trace import Recorder
+
+    recorder = Recorder(writer, disassemble, started=time.monotonic())
+    watcher = Watcher(recorder, writer, hears_processor=session.backend == "software")
+    try:
+        if session.backend == "software":
+            kvm = open_kvm("software", engine=session.engine, observer=watcher)
+        else:
+            kvm = open_kvm(session.backend)
+        outcome = run_program(
+            session.program,
+            kvm=kvm,
+            observer=watcher,
+            policy=parse_policy(session.policy),
+            follow=session.follow,
+        )
+    except ExecError as error:
+        complain(error.sentence, error.hint)
+        return error.shell_status
+    return outcome.shell_status

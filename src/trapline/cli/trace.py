@@ -1,0 +1,176 @@
+"""`trapline trace`: runs a program and reports the bus locks it took."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from trapline import __version__
+from trapline.cli.failure import Failure, complain, reason
+from trapline.cli.report import add_report_options, write_report
+from trapline.cli.session import Session, run_session
+from trapline.report import Summary, summarize
+from trapline.trace import TraceWriter, read_trace
+
+EPILOG = """\
+examples:
+  trapline trace -- ./program --its-option     options of the program stand after --
+  trapline trace --error-exitcode 9 -- ./test  fail a build on bus locks
+  trapline trace --policy fatal -- ./program   SIGBUS at the first one, as the kernel's fatal
+  trapline trace --format json --report-file locks.json -- ./program
+
+policies, as the kernel's split_lock_detect=:
+  off           take no #DB; bus locks are counted without disturbing the program
+  warn          print the kernel's line for each, at the address that a trap reports
+  fatal         end the program with SIGBUS
+  ratelimit:N   let at most N a second through
+
+The program's input and output are its own; the report goes to stderr, or to --report-file.
+The exit status is the program's (128 + N if signal N killed it), unless --error-exitcode says
+otherwise; 127 and 126 if it cannot be started; 2 if Trapline itself fails.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this verb."""
+    parser.epilog = EPILOG
+    parser.usage = "trapline trace [OPTIONS] [--] PROGRAM [ARGS...]"
+    parser.add_argument(
+        "--policy", type=policy, default="warn", metavar="P",
+        help="off, warn, fatal or ratelimit:N (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--output", metavar="FILE", help="keep the trace, for `trapline report`")
+    parser.add_argument("--report-file", metavar="FILE", help="the report goes here, not to stderr")
+    add_report_options(parser)
+    parser.add_argument(
+        "--error-exitcode", type=exit_code, metavar="N",
+        help="exit with N (1 to 255) if there were bus locks",
+    )  # fmt: skip
+    parser.add_argument("--no-follow", action="store_true", help="let child processes run untraced")
+    parser.add_argument(
+        "--backend", choices=("software", "host"), default="software",
+        help="Trapline's own processor, or this machine's through /dev/kvm",
+    )  # fmt: skip
+    parser.add_argument(
+        "--engine", choices=("jit", "interp"), default="jit",
+        help="how the software processor executes: fast, or the slow reference",
+    )  # fmt: skip
+    parser.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def policy(text: str) -> str:
+    """A policy, checked here so that a wrong one fails before anything runs."""
+    name, colon, number = text.partition(":")
+    if name in ("off", "warn", "fatal") and not colon:
+        return text
+    if name == "ratelimit" and number.isascii() and number.isdigit() and 1 <= int(number) <= 1000:
+        return text
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is none of off, warn, fatal, ratelimit:N (N from 1 to 1000)"
+    )
+
+
+def exit_code(text: str) -> int:
+    """An exit status that says something went wrong."""
+    if text.isascii() and text.isdigit() and 1 <= int(text) <= 255:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no exit status from 1 to 255")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Trace the program and print the report."""
+    program = options.program[1:] if options.program[:1] == ["--"] else options.program
+    if not program:
+        raise Failure("no program to trace", "trapline trace -- PROGRAM [ARGS...]")
+    session = Session(
+        program, options.policy, not options.no_follow, options.backend, options.engine
+    )
+    with _report_stream(options) as stream:
+        status, summary = trace(session, options.output)
+        if summary is None:
+            return status
+        try:
+            write_report(summary, stream, options)
+        except OSError as error:
+            complain(f"cannot write the report: {reason(error)}")
+    if summary.total and options.error_exitcode:
+        return int(options.error_exitcode)
+    return status
+
+
+def trace(session: Session, output: str | None) -> tuple[int, Summary | None]:
+    """Run a session: (its exit status, what it took); None where it could not be started."""
+    with _trace_path(output) as path:
+        try:
+            header = {"tool": f"trapline {__version__}", "policy": session.policy}
+            writer = TraceWriter(path, {**header, "backend": session.backend})
+        except OSError as error:
+            raise Failure(f"cannot write {output or path}: {reason(error)}") from None
+        wait_status = run_session(session, writer)
+        recorded = read_trace(path)
+        if not recorded.pids:
+            writer.close()
+            return os.waitstatus_to_exitcode(wait_status), None
+        first = recorded.ended.get(recorded.pids[0])
+        code, signal = _ending(wait_status) if first is None else (first["code"], first["signal"])
+        status = 128 + signal if signal else code
+        writer.write({"record": "end", "exit_status": status, "signal": signal})
+        writer.close()
+        if writer.problem:
+            hint = "what was recorded can be read; the counts in it are too low"
+            complain(f"the trace {output or path} is incomplete: {writer.problem}", hint)
+        return status, summarize(read_trace(path))
+
+
+def _ending(wait_status: int) -> tuple[int, int | None]:
+    """(exit code, signal) of a process that left no word in the trace."""
+    if os.WIFSIGNALED(wait_status):
+        return 0, os.WTERMSIG(wait_status)
+    return os.waitstatus_to_exitcode(wait_status), None
+
+
+@contextlib.contextmanager
+def _trace_path(output: str | None) -> Iterator[str]:
+    """Where the trace is written: the file asked for, or memory; a pipe gets it at the end."""
+    if output is not None and _is_plain(output):
+        yield output
+        return
+    descriptor = os.memfd_create("trapline-trace", os.MFD_CLOEXEC)
+    # By the parent's number, as children look for it under their own.
+    path = f"/proc/{os.getpid()}/fd/{descriptor}"
+    try:
+        yield path
+        if output is not None:
+            with open(path, "rb") as source, open(output, "wb") as target:
+                shutil.copyfileobj(source, target)
+    finally:
+        os.close(descriptor)
+
+
+def _is_plain(path: str) -> bool:
+    """A regular file, or one that is yet to be made: what can be appended to and read back."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return True
+
+
+@contextlib.contextmanager
+def _report_stream(options: argparse.Namespace) -> Iterator[TextIO | None]:
+    """Where the report goes, opened before the program runs, so that mistakes cost nothing."""
+    if options.report_file is None:
+        yield sys.stderr
+        return
+    try:
+        stream = Path(options.report_file).open("w")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise Failure(f"cannot write {options.report_file}: {reason(error)}") from None
+    with stream:
+        yield stream
