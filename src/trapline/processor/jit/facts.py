@@ -67,7 +67,18 @@ def facts(form: FormFacts) -> Facts:
 def facts_of(instruction: Decoded) -> Facts:
     """The facts of one instruction: its form's, unless its registers forbid a handler."""
     known = facts(instruction.form)
-    return _INTERPRETED if known.is_native and is_entangled(instruction) else known
+    if not known.is_native:
+        return known
+    if is_entangled(instruction) or _may_write_code(instruction):
+        return _INTERPRETED
+    return known
+
+
+def _may_write_code(instruction: Decoded) -> bool:
+    """Flat segments allow every access but a write through CS, which 64-bit code may do."""
+    if instruction.form.bitness == 64:
+        return False
+    return any(bound.kind == "mem" and bound.segment == "cs" for bound in instruction.operands)
 
 
 class _Walk:

@@ -246,6 +246,6 @@ def arpl(core: Core, instruction: Decoded) -> None:
     destination, source = instruction.operands
     selector, rpl = operands.read(core, destination, 2), operands.read(core, source, 2) & 3
     is_lower = selector & 3 < rpl
-    if destination.kind == "mem" or is_lower:
-        operands.write(core, destination, 2, selector & ~3 | rpl if is_lower else selector)
+    if is_lower:
+        operands.write(core, destination, 2, selector & ~3 | rpl)
     _set_zf(core, is_lower)
