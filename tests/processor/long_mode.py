@@ -102,6 +102,7 @@ class LongMode:
         self.set_word(GDT + TR + 8, high)
         self.set_word(TASK + d.TSS_RSP0, STACK_TOP)
         self.set_word(TASK + d.TSS_IST1, IST_TOP)
+        self.set_word(TASK + d.TSS_IO_MAP_BASE, d.TSS_LIMIT + 1, 2)  # none
         for vector in range(256):
             self.gate(vector)
         self.bus.bytes[HANDLER : HANDLER + 0x1000] = b"\xf4" * 0x1000

@@ -1,0 +1,89 @@
+"""IN, OUT, INS, OUTS: what reaches the bus, and who may do it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.processor.long_mode import DATA, KERNEL, TASK, USER, LongMode
+from trapline.arch.registers import RFLAGS_IOPL
+
+GP = 13
+IN_AL_60, OUT_DX_EAX, OUT_60_AL = b"\xe4\x60", b"\xef", b"\xe6\x60"
+
+
+class Ports:
+    """A device of 16 ports that counts up and keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[int, int, int]] = []
+        self.count = 0
+
+    def read(self, offset: int, size: int) -> int:
+        self.count += 1
+        return self.count
+
+    def write(self, offset: int, size: int, word: int) -> None:
+        self.log.append((offset, size, word))
+
+
+@pytest.fixture
+def machine() -> LongMode:
+    machine = LongMode()
+    machine.ports = Ports()  # type: ignore[attr-defined]
+    machine.bus.attach_port(0x60, 16, machine.ports)  # type: ignore[attr-defined]
+    return machine
+
+
+def test_in_and_out_by_size(machine: LongMode) -> None:
+    code = IN_AL_60 + OUT_60_AL + b"\x66\xef" + OUT_DX_EAX + b"\xed"
+    machine.kernel(code, rax=0x1122334455667788, rdx=0x64).step()
+    assert machine.state.rax == 0x1122334455667701  # only AL
+    machine.step(3)
+    assert machine.ports.log == [(0, 1, 1), (4, 2, 0x7701), (4, 4, 0x55667701)]  # type: ignore[attr-defined]
+    machine.step()
+    assert machine.state.rax == 2  # EAX, zero-extended
+
+
+def test_nobody_answers_with_ones(machine: LongMode) -> None:
+    machine.kernel(b"\x66\xed", rdx=0x1000, rax=0).step()
+    assert machine.state.rax == 0xFFFF
+
+
+def test_users_need_iopl_or_the_bitmap(machine: LongMode) -> None:
+    machine.user(IN_AL_60).step()
+    assert (machine.vector, machine.frame(True).error_code) == (GP, 0)
+    machine.user(IN_AL_60, system_flags=2 | RFLAGS_IOPL).step()
+    assert machine.state.rip == USER + 2
+    machine.state.tr_limit = 0x68 + 0x20
+    machine.set_word(TASK + 0x66, 0x68, 2)
+    machine.set_word(TASK + 0x68 + 0x0C, 0xFE, 1)  # port 0x60 allowed, 0x61 not
+    machine.user(IN_AL_60, system_flags=2).step()
+    assert machine.state.rip == USER + 2
+    machine.user(b"\x66\xe5\x60").step()  # in ax: both ports
+    assert machine.vector == GP
+    machine.user(b"\xec", rdx=0x200).step()  # beyond the TSS
+    assert machine.vector == GP
+
+
+def test_repeated_input_fills_memory(machine: LongMode) -> None:
+    machine.kernel(b"\xf3\x6c", rdx=0x60, rdi=DATA, rcx=3)
+    machine.step(3)
+    assert (machine.state.rip, machine.state.rcx, machine.state.rdi) == (KERNEL + 2, 0, DATA + 3)
+    assert machine.word(0x42000, 3) == 0x030201
+    machine.kernel(b"\xf3\x6c", rcx=0).step()
+    assert machine.state.rip == KERNEL + 2
+
+
+def test_repeated_output_goes_down_with_df(machine: LongMode) -> None:
+    machine.set_word(0x42000, 0x1111_2222_3333_4444)
+    registers = {"rdx": 0x60, "rsi": DATA + 4, "rcx": 2, "system_flags": 2 | 1 << 10}
+    machine.kernel(b"\xf3\x6f", **registers).step(2)
+    assert [word for _, _, word in machine.ports.log] == [0x11112222, 0x33334444]  # type: ignore[attr-defined]
+    assert machine.state.rsi == DATA - 4
+
+
+def test_a_faulting_element_leaves_the_count(machine: LongMode) -> None:
+    machine.user(b"\xf3\x6c", rdx=0x60, rdi=USER + 0x5FFF, rcx=3, system_flags=2 | RFLAGS_IOPL)
+    machine.step(2)
+    assert (machine.vector, machine.state.rcx, machine.state.rdi) == (14, 2, USER + 0x6000)
+    assert machine.ports.count == 1  # type: ignore[attr-defined]
