@@ -15,7 +15,7 @@ from itertools import pairwise
 from trapline.processor.decode import Decoded, decode_run
 from trapline.processor.jit import layout
 from trapline.processor.jit.compiler import Handler, compiler
-from trapline.processor.jit.facts import Facts, facts
+from trapline.processor.jit.facts import Facts, facts_of
 from trapline.processor.jit.fields import GETTERS
 from trapline.processor.jit.flags import UNKNOWN
 from trapline.processor.jit.handlers import HandlerBook, Request
@@ -27,12 +27,14 @@ _ARENA = 1 << 22
 
 @dataclass(slots=True)
 class Block:
-    """`record` is its first record's address; `hosts` the host pages its bytes lie in."""
+    """`record` is its first record's address; `hosts` the host pages its bytes lie in; `size`
+    in bytes of guest code."""
 
     record: int
     rip: int
     hosts: tuple[int, ...]
     instructions: int
+    size: int
 
 
 class Arena:
@@ -110,7 +112,7 @@ class CodeCache:
         crossing = len(hosts) > 1
         run: list[tuple[Decoded, Facts]] = []
         for instruction in decode_run(code, rip, bitness, stack_width):
-            known = facts(instruction.form)
+            known = facts_of(instruction)
             run.append((instruction, known))
             if interpret or known.is_branch or not known.is_native:
                 break
@@ -194,7 +196,8 @@ class CodeCache:
             last = run[-1][0]
             out += (self._goto, last.next_rip)
             self._link(out, links, last.next_rip)
-        return self._place(out, links, rip, hosts, len(run))
+        size = sum(instruction.length for instruction, _ in run)
+        return self._place(out, links, rip, hosts, (len(run), size))
 
     def _record(
         self,
@@ -215,6 +218,8 @@ class CodeCache:
                 out[at] |= GETTERS[name](now.operands[operand]) << shift
             elif name == "next_rip":
                 out[at] = now.next_rip
+            elif name == "float_opcode":
+                out[at] |= now.float_opcode << shift
             elif name == "then":
                 assert then is not None
                 base, now = at, then
@@ -241,8 +246,9 @@ class CodeCache:
         links: list[tuple[int, int]],
         rip: int,
         hosts: tuple[int, ...],
-        instructions: int,
+        lengths: tuple[int, int],
     ) -> Block:
+        instructions, size = lengths
         arena = self.arena
         at = arena.take(len(out))
         address = arena.address + 8 * at
@@ -256,7 +262,7 @@ class CodeCache:
             out[word + 3] = pointer
         arena.words[at : at + len(out)] = memoryview(_as_bytes(out)).cast("Q")
         self.translated += instructions
-        return Block(address, rip, hosts, instructions)
+        return Block(address, rip, hosts, instructions, size)
 
     def keep(self, key: tuple[int, ...], block: Block) -> None:
         """Make a block findable."""

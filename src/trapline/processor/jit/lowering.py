@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from trapline.arch.registers import FSW_TOP_SHIFT
 from trapline.processor.flags import CcKind
 from trapline.processor.jit import layout
 from trapline.processor.jit.bulk import MOVES, STORES
@@ -166,6 +167,12 @@ class Lowering:
             return self._based(self.shape.segments[operand], self.offset_address(operand))
         if value.op == "next_rip":
             return self.field("next_rip", -1, whole=True)
+        if value.op == "rip":
+            return self.f.load("i64", self._record(8), ", !invariant.load !0")
+        if value.op == "float_opcode":
+            return self.f.cast("trunc", self.field("float_opcode", -1), "i16")
+        if value.op == "number":
+            return self.f.cast("trunc", self.field("number", value.args[0]), "i8")
         return None
 
     def value(self, value: Value) -> Ssa:
@@ -195,7 +202,7 @@ class Lowering:
             kind = self.shape.kinds[place.index]
             if kind == "reg" and self.shape.high_bytes[place.index]:
                 return ("high", place.index)
-            return (kind, place.index)
+            return ("st operand" if kind == "st" else kind, place.index)
         if place.kind == "register":
             return ("slot", place.name)
         return (place.kind, place.index)
@@ -214,9 +221,24 @@ class Lowering:
                 number = self.field("number", operand)
                 scaled = f.op("shl", number, integer(4, 64))
                 return f.pointer(f.pointer(_STATE, X87_OFFSET), scaled)
+            case ("st" | "st operand", _):
+                return self._stack_register(key)
             case (_, operand):
                 return f.pointer(_STATE, self.field("offset", operand))
         raise Unsupported(str(key))
+
+    def _stack_register(self, key: tuple[Any, ...]) -> Ssa:
+        """ST(i) by TOP as it was when the instruction began."""
+        known = self._special.get(key)
+        if known is None:
+            f, (kind, index) = self.f, key
+            number = self.field("number", index) if kind == "st operand" else integer(index, 64)
+            status = f.load("i16", f.pointer(_STATE, OFFSET["fsw"]))
+            top = f.op("lshr", f.cast("zext", status, "i64"), integer(FSW_TOP_SHIFT, 64))
+            physical = f.op("and", f.op("add", top, number), integer(7, 64))
+            scaled = f.op("shl", physical, integer(4, 64))
+            known = self._special[key] = f.pointer(f.pointer(_STATE, X87_OFFSET), scaled)
+        return known
 
     def read(self, place: Place) -> Ssa:
         """The value of a place."""
@@ -269,7 +291,9 @@ class Lowering:
 
     def _touch(self, key: tuple[Any, ...]) -> None:
         """Load the fields a commit will need while still in a dominating block."""
-        if key[0] not in ("slot", "fixed", "x87"):
+        if key[0] in ("st", "st operand"):
+            self._stack_register(key)
+        elif key[0] not in ("slot", "fixed", "x87"):
             self.field("number" if key[0] == "mmx" else "offset", key[1])
 
     def _merged(self, whole: Ssa, low: Ssa) -> Ssa:

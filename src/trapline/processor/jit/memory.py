@@ -30,6 +30,13 @@ class Window:
         self.size, self.access = size, access
 
 
+def within_line(f: Function, linear: Ssa, size: int) -> Ssa:
+    """Whether an operand lies within one cache line; in write-back memory (which TAG_LOCK
+    stands for) locking it is then no bus lock.  The whole cost of detection is here."""
+    offset = f.op("and", linear, integer(63, 64))
+    return f.compare("ule", offset, integer(64 - size, 64))
+
+
 class MemoryWriter:
     """Writes memory accesses into one handler."""
 
@@ -53,11 +60,7 @@ class MemoryWriter:
         last = f.op("add", linear, integer(size - 1, 64)) if size > 1 else linear
         hit = f.compare("eq", tag, f.op("or", last, integer(0xFFF, 64)))
         if access == layout.Access.LOCK:
-            # An operand within one line of write-back memory is a cache lock; the page check
-            # above stays, for the tag must be this page's.
-            offset = f.op("and", linear, integer(63, 64))
-            within = f.compare("ule", offset, integer(64 - size, 64))
-            hit = f.op("and", hit, within)
+            hit = f.op("and", hit, within_line(f, linear, size))
         fast, slow, done = f.new_block("hit"), f.new_block("miss"), f.new_block("open")
         f.branch(hit, fast, slow, likely=True)
         f.open_block(slow)
