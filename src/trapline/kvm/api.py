@@ -77,6 +77,9 @@ class Vm(Protocol):
 
     def create_vcpu(self, vcpu_id: int) -> Vcpu: ...
 
+    def abandon(self) -> None:
+        """In the child of a fork: let go of the VM and its vCPUs, which go on in the parent."""
+
     def close(self) -> None: ...
 
 
@@ -146,5 +149,8 @@ class Vcpu(Protocol):
         """Queue an external interrupt, delivered as soon as the guest can take it."""
 
     def nmi(self) -> None: ...
+
+    def report_counts(self) -> None:
+        """Have the observer told of the bus locks that have only been counted so far."""
 
     def close(self) -> None: ...

@@ -54,6 +54,9 @@ class Backend(Protocol):
     def kick(self) -> None:
         """Have the processor leave the guest soon; from any thread."""
 
+    def report_counts(self) -> None:
+        """Tell the observer of bus locks that native code has only counted."""
+
     def close(self) -> None: ...
 
     def reload_memory(self) -> None:

@@ -246,5 +246,8 @@ class SoftwareVcpu:
     def translate(self, linear: int) -> Translation:
         return translate(self, linear)
 
+    def report_counts(self) -> None:
+        self.backend.report_counts()
+
     def close(self) -> None:
         self.backend.close()

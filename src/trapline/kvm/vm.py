@@ -75,6 +75,10 @@ class SoftwareVm:
         self._vcpus[vcpu_id] = vcpu
         return vcpu
 
+    def abandon(self) -> None:
+        """The processors are copies of the parent's; what they have counted is the parent's."""
+        self._vcpus.clear()
+
     def close(self) -> None:
         for vcpu in self._vcpus.values():
             vcpu.close()

@@ -73,6 +73,10 @@ class VmxBackend:
     # -- running --------------------------------------------------------------------------------
 
     def enter(self, vcpu: SoftwareVcpu) -> Answer:
+        if vcpu.guest_debug & abi.GUESTDBG_SINGLESTEP:
+            # Entry refuses TF with blocking by STI or MOV SS unless BS is pending
+            # (vmx_vcpu_run()).
+            self.set_interrupt_shadow(0)
         try:
             exit = enter(self.core, self.vmcs)
         except VmFail as failure:
@@ -93,6 +97,9 @@ class VmxBackend:
 
     def kick(self) -> None:
         self.core.kick()
+
+    def report_counts(self) -> None:
+        self.core.hand_over_bus_locks()
 
     def close(self) -> None:
         self.core.close()
