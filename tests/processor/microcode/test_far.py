@@ -263,7 +263,6 @@ def test_long_mode_returns_to_compatibility_mode_and_far_jumps_back() -> None:
     machine.step()
     state = machine.state
     assert (state.rip, state.cpl, machine.core.code_mode) == (long_mode.USER, 3, (32, 32))
-    machine.bus.bytes[long_mode.USER_PHYSICAL :][:0]
     machine.user_32(far(JMP, 0x2B, long_mode.USER + 0x10)).step()
     assert (state.rip, machine.core.code_mode) == (long_mode.USER + 0x10, (64, 64))
 

@@ -128,13 +128,13 @@ def test_the_local_descriptor_table(machine: Protected) -> None:
 
 
 def test_ltr_makes_the_task_busy(machine: Protected) -> None:
+    machine.ring(3, b"\x0f\x00\xd9", rcx=TASK_B).step()
+    assert (machine.vector, machine.stacked(1)) == (GP, [0])
     machine.ring(0, b"\x0f\x00\xd9" + b"\x0f\x00\xcb", rcx=TASK_B).step(2)  # ltr cx; str ebx
     assert (machine.state.rbx, machine.state.tr_attributes & 0xF) == (TASK_B, 11)
     assert machine.word(GDT + TASK_B) >> 40 & 0xF == 11
     machine.ring(0, b"\x0f\x00\xd9", rcx=TASK_A).step()
     assert (machine.vector, machine.stacked(1)) == (GP, [TASK_A])
-    machine.ring(3, b"\x0f\x00\xd9", rcx=TASK_B).step()
-    assert (machine.vector, machine.stacked(1)) == (GP, [0])
 
 
 def test_table_registers_are_stored_and_loaded(machine: Protected) -> None:

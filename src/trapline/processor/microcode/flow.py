@@ -38,7 +38,6 @@ def hlt(core: Core, instruction: Decoded) -> None:
     core.state.activity = HALTED
 
 
-
 def _require_iopl(core: Core) -> None:
     """CLI and STI need CPL <= IOPL; CR4.PVI and CR4.VME are not there."""
     state = core.state
