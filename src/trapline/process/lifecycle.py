@@ -63,6 +63,7 @@ def run_leader(process: Process, thread: Thread) -> Outcome:
         with contextlib.suppress(EndThread):
             replace_program(process, thread, planned)
     process.thread_ended(thread)
+    process.machine.close()
     assert process.ending is not None
     process.observer.ended(process.pid, process.ending)
     if process.parent:
@@ -128,6 +129,7 @@ def end_others(process: Process, thread: Thread) -> None:
 def replace_program(process: Process, thread: Thread, planned: Plan) -> None:
     """Empty the process and start another program on its one thread."""
     end_others(process, thread)
+    thread.vcpu.report_counts()  # of the old program, while its addresses still mean something
     for hook in process.on_execute:
         hook(thread)
     thread.must_end = False

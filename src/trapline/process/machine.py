@@ -92,15 +92,18 @@ class GuestMachine:
     def reopen(self) -> None:
         """In a child of a fork: a VM of its own over its copy of the memory.
 
-        The old one belongs to the parent (KVM ties a VM to an address space); closing the
-        child's descriptors of it does it no harm.
+        The old one belongs to the parent: KVM ties a VM to an address space.
         """
-        for vcpu in self._all:
-            vcpu.close()
-        self.vm.close()
+        self.vm.abandon()
         self._all.clear()
         self._idle.clear()
         self._open()
+
+    def close(self) -> None:
+        """The process has ended: processors report what they have counted."""
+        for vcpu in self._all:
+            vcpu.close()
+        self.vm.close()
 
     # -- memory ---------------------------------------------------------------------------------
 

@@ -100,6 +100,7 @@ class Process:
         """Forget a thread whose loop is over; its processor serves another."""
         with self.changed:
             if thread in self.world.threads:
+                thread.vcpu.report_counts()
                 self.observer.thread_ended(self.pid, thread.tid)
                 self.world.threads.remove(thread)
                 self.machine.give_back(thread.processor)

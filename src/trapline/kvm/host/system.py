@@ -77,6 +77,7 @@ class HostVm:
         self._place = place
         self._mmap_size = mmap_size
         self._sync_regs = sync_regs
+        self._vcpus: list[HostVcpu] = []
 
     def check_extension(self, capability: int) -> int:
         return fcntl.ioctl(self._fd, abi.CHECK_EXTENSION, capability)
@@ -101,7 +102,14 @@ class HostVm:
 
     def create_vcpu(self, vcpu_id: int) -> HostVcpu:
         fd = self._place(fcntl.ioctl(self._fd, abi.CREATE_VCPU, vcpu_id))
-        return HostVcpu(fd, self._mmap_size, self._sync_regs)
+        vcpu = HostVcpu(fd, self._mmap_size, self._sync_regs)
+        self._vcpus.append(vcpu)
+        return vcpu
+
+    def abandon(self) -> None:
+        for vcpu in self._vcpus:
+            vcpu.close()
+        self.close()
 
     def close(self) -> None:
         os.close(self._fd)
