@@ -28,6 +28,8 @@ _RUNTIME = (
     "trapline_end_write", "trapline_end_lock", "trapline_bulk_move", "trapline_bulk_store",
 )  # fmt: skip
 _RUNTIME_MARK = "trapline_runtime"
+# So many handlers compiled at once are a pack of their own; fewer wait for others.
+_WHOLE_PACK = 100
 
 
 class Handler:
@@ -112,9 +114,11 @@ class Compiler:
     def compile(self, entries: list[Entry], text: str) -> None:
         """Compile handlers, all defined in `text`, and make them known."""
         with self.lock:
-            self._add(self._object(self._module(text)))
+            code = self._object(self._module(text))
+            self._add(code)
             self._bind(entries)
-            self._new.append((entries, text))
+            if len(entries) < _WHOLE_PACK or not self._folder.write(entries, code):
+                self._new.append((entries, text))
             self.compiled += len(entries)
             if self.progress:
                 self.progress(self.compiled)
