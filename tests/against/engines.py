@@ -101,7 +101,7 @@ class Engine:
 
     def run(self, cases: Iterable[Case]) -> list[Answer]:
         """Execute each case; their order is kept."""
-        return [self._one(case) for case in cases]
+        return [self.run_one(case) for case in cases]
 
     def close(self) -> None:
         self.core.close()
@@ -154,7 +154,8 @@ class Engine:
 
     # -- one case ----------------------------------------------------------------------------------
 
-    def _one(self, case: Case) -> Answer:
+    def run_one(self, case: Case) -> Answer:
+        """Execute one case."""
         patched = self._load(case)
         fault, undefined, hung = None, None, False
         self.core.interpreted = 0
@@ -260,7 +261,9 @@ class Jit(Engine):
             if instruction is not None and facts_of(instruction).is_native:
                 wanted[Request(shape_of(instruction), True, UNKNOWN)] = None
         assert self.core.engine is not None
-        self.core.engine.code.book.require(list(wanted))
+        code = self.core.engine.code
+        code.arena.next = 0  # what was stepped through is never entered again
+        code.book.require(list(wanted))
         return len(wanted)
 
 

@@ -66,6 +66,9 @@ EITHER_KINDS = frozenset((
 _MM = frozenset((_K.MM_OR_MEM, _K.MM_REG, _K.MM_RM))
 STRING_KINDS = frozenset((_K.SEG_RSI, _K.ES_RDI, _K.SEG_RDI, _K.SEG_RBX_AL))
 
+_MNEMONICS = {
+    value: name.lower() for name, value in vars(Mnemonic).items() if isinstance(value, int)
+}
 NAMES = {value: name for name, value in vars(Code).items() if isinstance(value, int)}
 
 
@@ -86,6 +89,10 @@ class Form:
     @property
     def mnemonic(self) -> int:
         return OpCodeInfo(self.code).mnemonic
+
+    @property
+    def mnemonic_name(self) -> str:
+        return _MNEMONICS[self.mnemonic]
 
     @property
     def locked(self) -> bool:

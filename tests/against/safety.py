@@ -15,7 +15,7 @@ from iced_x86 import (
     RegisterExt,
 )
 
-from tests.against.layout import FS_BASE, GS_BASE, LINE
+from tests.against.layout import FS_BASE, GS_BASE, LINE, NON_CANONICAL, REGIONS
 from tests.against.state import NUMBER, Case
 
 _WHOLE = (1 << 64) - 1
@@ -26,6 +26,7 @@ _SYSTEM = frozenset((
     _M.ENCLU, _M.XABORT, _M.XBEGIN, _M.MONITOR, _M.MWAIT, _M.MONITORX, _M.MWAITX, _M.UMWAIT,
     _M.TPAUSE, _M.SENDUIPI, _M.WRPKRU, _M.WRFSBASE, _M.WRGSBASE, _M.CLI, _M.STI,
 ))  # fmt: skip
+_SURROUNDINGS = 1 << 24
 _NEAR = (OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64)
 _BIT_STRINGS = frozenset((Mnemonic.BT, Mnemonic.BTS, Mnemonic.BTR, Mnemonic.BTC))
 _NUMBERS = {getattr(Register, name.upper()): number for name, number in NUMBER.items()}
@@ -64,11 +65,23 @@ def refuse(case: Case) -> None:
         linear, size = locked_access(case, instruction)
         if linear % LINE + size > LINE:
             raise Unsafe(f"{instruction} would be a split lock")
+    if instruction.mnemonic in _BIT_STRINGS and instruction.op_kind(0) == OpKind.MEMORY:
+        linear, _size = locked_access(case, instruction)
+        if not _is_ours(linear):
+            raise Unsafe(f"{instruction} reaches the worker's own memory")
     for number in range(instruction.op_count):
         if instruction.op_kind(number) in _NEAR:
             target = instruction.near_branch_target
             if case.entry <= target < case.entry + instruction.len:
                 raise Unsafe(f"{instruction} branches into itself")
+
+
+def _is_ours(linear: int) -> bool:
+    """Whether an address is a region's, or one at which the worker has nothing at all."""
+    for region in REGIONS:
+        if region.linear - _SURROUNDINGS <= linear < region.end + _SURROUNDINGS:
+            return True
+    return linear >= NON_CANONICAL
 
 
 def locks(instruction: Instruction) -> bool:
@@ -85,8 +98,8 @@ def value_of(case: Case, register: int) -> int:
     return whole & (1 << 8 * RegisterExt.size(register)) - 1
 
 
-def effective_linear(case: Case, instruction: Instruction) -> int:
-    """The linear address of an instruction's ModRM operand."""
+def effective_linear(case: Case, instruction: Instruction, away: int = 0) -> int:
+    """The linear address of an instruction's ModRM operand, or of so many bytes away."""
     if instruction.is_ip_rel_memory_operand:
         offset = instruction.ip_rel_memory_address
     else:
@@ -96,9 +109,12 @@ def effective_linear(case: Case, instruction: Instruction) -> int:
             + value_of(case, index) * instruction.memory_index_scale
             + instruction.memory_displacement
         )
-        used = base or index
-        small = RegisterExt.size(used) == 4 if used else instruction.memory_displ_size == 4
-        offset &= 0xFFFF_FFFF if small else _WHOLE
+    used = instruction.memory_base or instruction.memory_index
+    if used:
+        small = RegisterExt.size(used) == 4
+    else:
+        small = case.bits == 32 or instruction.memory_displ_size == 4
+    offset = offset + away & (0xFFFF_FFFF if small else _WHOLE)
     segment = {Register.FS: FS_BASE, Register.GS: GS_BASE}.get(instruction.memory_segment, 0)
     linear = offset + segment
     return linear & (_WHOLE if case.bits == 64 else 0xFFFF_FFFF)
@@ -106,12 +122,10 @@ def effective_linear(case: Case, instruction: Instruction) -> int:
 
 def locked_access(case: Case, instruction: Instruction) -> tuple[int, int]:
     """Linear address and size of the access an instruction locks."""
-    linear = effective_linear(case, instruction)
     size = MemorySizeExt.size(instruction.memory_size)
+    away = 0
     if instruction.mnemonic in _BIT_STRINGS and instruction.op_kind(1) == OpKind.REGISTER:
-        register = instruction.op_register(1)
-        bit = value_of(case, register)
         width = 8 * size
-        bit = (bit ^ 1 << width - 1) - (1 << width - 1)
-        linear = linear + bit // width * size & _WHOLE
-    return linear, size
+        bit = value_of(case, instruction.op_register(1))
+        away = ((bit ^ 1 << width - 1) - (1 << width - 1)) // width * size
+    return effective_linear(case, instruction, away), size

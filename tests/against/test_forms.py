@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
@@ -23,6 +24,7 @@ from tests.against.host import Host
 from tests.against.layout import LINE
 from tests.against.operands import touches_memory
 from tests.against.safety import locked_access, locks
+from tests.against.state import Case
 
 UNDEFINED_OPCODES = frozenset((Mnemonic.UD1, Mnemonic.UD2))
 INVALID_OPCODE = 6
@@ -97,11 +99,10 @@ def test_no_case_takes_a_bus_lock() -> None:
             assert linear % LINE + size <= LINE
 
 
-def test_a_memory_form_meets_every_way_of_addressing() -> None:
+def test_a_family_meets_every_way_of_addressing() -> None:
     """Within the cases of one CI run: shapes, segments, and both sizes of address."""
-    (form,) = (form for form in forms_of(_code("ADD_RM32_R32")) if form.memory and not form.prefix)
     seen: Counter[tuple[str, int, bool]] = Counter()
-    for made in cases(form, 200):
+    for made in (made for name in _FAMILY for made in _cases_in_memory(name, 200)):
         found = Decoder(64, made.code, ip=made.entry).decode()
         parts = [
             "rip" if found.is_ip_rel_memory_operand else "base" * (found.memory_base != 0),
@@ -114,6 +115,26 @@ def test_a_memory_form_meets_every_way_of_addressing() -> None:
     assert {"base+disp0", "base+index+disp1", "index+disp8", "disp8", "rip+disp8"} <= shapes
     for segment, small in product((0, Register.FS, Register.GS), (False, True)):
         assert any(key[1:] == (segment, small) for key in seen), (segment, small)
+
+
+def test_a_form_meets_further_ways_of_addressing_in_further_cases() -> None:
+    first, later = ({_way(made) for made in _cases_in_memory("ADD", n)} for n in (200, 1000))
+    assert len(later) > len(first) + 5
+
+
+_FAMILY = ("ADD", "OR", "ADC", "SBB", "AND", "SUB", "XOR", "CMP")
+
+
+def _cases_in_memory(name: str, count: int) -> Iterator[Case]:
+    code = _code(f"{name}_RM32_R32")
+    (form,) = (form for form in forms_of(code) if form.memory and not form.prefix)
+    return cases(form, count)
+
+
+def _way(made: Case) -> tuple[object, ...]:
+    found = Decoder(64, made.code, ip=made.entry).decode()
+    present = (found.memory_base != 0, found.memory_index != 0, found.memory_displ_size)
+    return *present, found.segment_prefix, b"\x67" in made.code[:4]
 
 
 def _code(name: str) -> int:
