@@ -27,6 +27,7 @@ SHADOW_STI, SHADOW_MOV_SS = 1, 2  # state.interrupt_shadow
 HALTED = 1  # state.activity
 _ATTENTION_LINES = 4  # of state.attention; 1 stops the core, 2 lets another have the bus
 _DB, _NMI_VECTOR = 1, 2
+_ITERATIONS = 4096
 _BT = 1 << 15
 # Causes that make pending debug exceptions valid: an enabled breakpoint, a step, a task switch;
 # and a bus lock, which has no enabling bit of its own.
@@ -77,6 +78,12 @@ def must_step(core: Core) -> bool:
     return bool(q[_DR7] & 0xFF) and debug.has_code_breakpoints(core.state)
 
 
+def iterations(core: Core) -> int:
+    """How many iterations of a REP instruction may pass before its end is looked at."""
+    memory = core.memory
+    return 1 if memory.notes.stepping or memory.is_watching else _ITERATIONS
+
+
 def before(core: Core) -> None:
     """Take what is pending.  May put a handler in the next instruction's place, raise the fault
     of a code breakpoint, or leave the guest."""
@@ -106,9 +113,12 @@ def after(core: Core) -> None:
     q, notes = core.state.q, core.memory.notes
     if q[_SEEN]:
         _fetch_native_lock(core)
-    if notes.resume:
-        # SDM 3B, "RF": it is for one instruction.
-        q[_FLAGS] &= ~RFLAGS_RF
+    if notes.is_unfinished:
+        # SDM 3B, "Instruction-Breakpoint Exception Condition": between two iterations RF is 1.
+        q[_FLAGS] |= RFLAGS_RF
+        notes.is_unfinished = False
+    elif notes.resume:
+        q[_FLAGS] &= ~RFLAGS_RF  # it is for one instruction
     if notes.shadow:
         q[_SHADOW] = 0
     if notes.breakpoints:
@@ -137,7 +147,7 @@ def _has_branched(core: Core) -> bool:
     instruction, rip = core.instruction, core.state.rip
     if instruction is None or rip == instruction.next_rip:
         return False
-    return not (instruction.form.repeat and rip == instruction.rip)
+    return not (instruction.form.repeat and rip == instruction.rip)  # another iteration
 
 
 def _fetch_native_lock(core: Core) -> None:

@@ -126,11 +126,15 @@ class Core:
         self._decoded[key] = found
         return found
 
-    def interpret(self) -> None:
-        """Do the instruction at CS:RIP on the reference engine, or raise its fault."""
-        self.instruction = instruction = self.fetch()
+    def interpret(self, instruction: Decoded | None = None) -> None:
+        """Do the instruction at CS:RIP on the reference engine, or raise its fault.
+        `instruction`: what it is, where that is known."""
+        if instruction is None:
+            instruction = self.fetch()
+        self.instruction = instruction
+        notes = self.memory.notes
         try:
-            execute(self, instruction)
+            notes.is_unfinished = not execute(self, instruction, boundary.iterations(self))
         except Undefined as undefined:
             if self.observer is not None:
                 self.observer.undefined(self.state.rip, undefined.code, undefined.text)

@@ -19,10 +19,10 @@ class LockedAccess(NamedTuple):
 
 
 class Notes:
-    """One processor's.  `lock` and `breakpoints` are written by the accesses, the others by the
-    boundary before the instruction."""
+    """One processor's.  `lock` and `breakpoints` are written by the accesses, `is_unfinished` by
+    the core, the others by the boundary before the instruction."""
 
-    __slots__ = ("lock", "breakpoints", "stepping", "shadow", "resume")
+    __slots__ = ("lock", "breakpoints", "stepping", "shadow", "resume", "is_unfinished")
 
     def __init__(self) -> None:
         self.lock: LockedAccess | None = None
@@ -30,9 +30,10 @@ class Notes:
         self.stepping = False  # RFLAGS.TF was set
         self.shadow = 0  # the interrupt shadow it ran in
         self.resume = False  # RFLAGS.RF was set
+        self.is_unfinished = False  # a REP instruction has iterations left
 
     def drop(self) -> None:
         """The instruction did not complete, or an event took its place."""
         self.lock = None
         self.breakpoints = 0
-        self.stepping = False
+        self.stepping = self.is_unfinished = False

@@ -205,3 +205,26 @@ def test_a_halted_processor_wakes_for_an_interrupt(engine: str) -> None:
     machine.core.interrupt_lines.raise_interrupt(0x40)
     machine.core.run()
     assert (machine.state.rip, machine.frame().rip) == (HANDLER + 16 * 0x40 + 1, KERNEL + 2)
+
+
+def test_each_iteration_of_a_string_instruction_is_stepped(machine: LongMode) -> None:
+    machine.bus.bytes[HANDLER + 16 : HANDLER + 18] = b"\x48\xcf"
+    registers = {"rcx": 3, "rdi": DATA, "rax": 0x55}
+    machine.user(b"\xf3\xaa" + NOP, system_flags=2 | RFLAGS_TF, **registers).step()
+    assert machine.state.rcx == 2
+    machine.step()  # the trap's IRETQ
+    assert machine.state.rip == USER
+    assert machine.state.dr6 == BASE | 1 << 14
+    machine.step(3)
+    assert (machine.state.rcx, machine.state.rip) == (0, USER + 2)
+
+
+@pytest.mark.parametrize("engine", ["interp", "jit"])
+def test_a_data_breakpoint_stops_a_string_instruction_at_its_iteration(engine: str) -> None:
+    machine = LongMode(engine=engine)
+    registers = {"rcx": 8, "rdi": DATA, "rax": 0x55, "dr1": DATA + 2, "dr7": 0x400 | 4 | 1 << 20}
+    machine.user(b"\xf3\xaa" + NOP, **registers)
+    machine.core.memory.breakpoints_changed()
+    machine.core.run()
+    assert (machine.state.rcx, machine.state.dr6) == (5, BASE | 2)
+    assert (machine.frame().rip, machine.frame().rflags & RFLAGS_RF) == (USER, RFLAGS_RF)

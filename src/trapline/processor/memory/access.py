@@ -80,6 +80,11 @@ class Memory:
         self._natives = (user, supervisor, supervisor_ac)
         self.privilege_changed()
 
+    @property
+    def is_watching(self) -> bool:
+        """Whether any data breakpoint is enabled."""
+        return bool(self._watched)
+
     # -- reading and writing -----------------------------------------------------------------------
 
     def read(self, linear: int, size: int, implicit: bool = False) -> int:
