@@ -15,32 +15,34 @@ if TYPE_CHECKING:
 
 
 @cache
-def unit(form: FormFacts) -> str:
-    """ "", "mmx", "sse", "both" (CVTPI2PS ...), "fxsave" or "xsave"."""
-    declared = INSTRUCTIONS[form.name].unit
+def unit_of(form: FormFacts) -> str:
+    """ "" (none), "mmx", "sse", "fxsave", "xsave", or what else the description declares.
+
+    Vector operands tell; MMX and XMM ones together (CVTPI2PS) need what either needs.
+    """
     kinds = {operand.kind for operand in form.operands}
-    if "mmx" in kinds:
-        return "both" if "xmm" in kinds else "mmx"
-    if not declared and "xmm" in kinds:  # MOVSD and CMPSD, which share a string's name
+    if "xmm" in kinds:
         return "sse"
-    return declared
+    if "mmx" in kinds:
+        return "mmx"
+    return INSTRUCTIONS[form.name].unit
 
 
 def require(state: State, unit: str) -> None:
-    """SDM 3A, table "Action Taken for Combinations of OSFXSR, EM, TS": #UD before #NM."""
-    if not unit:
-        return
-    if unit == "xsave":
-        missing = not state.cr4 & CR4_OSXSAVE
-    elif unit == "fxsave":
-        missing = False
-        if state.cr0 & CR0_EM:  # SDM 2A, FXSAVE
+    """Raise #UD or #NM unless instructions of the unit may be executed.
+
+    SDM 2A, tables "Exception Conditions" of MMX and SSE instructions; FXSAVE; XSAVE.
+    """
+    if unit == "fxsave":
+        if state.cr0 & (CR0_EM | CR0_TS):
             raise Fault(Vector.NM)
-    else:
-        missing = bool(state.cr0 & CR0_EM)
-        if unit != "mmx":
-            missing = missing or not state.cr4 & CR4_OSFXSR
-    if missing:
+        return
+    is_off = bool(state.cr0 & CR0_EM)
+    if unit == "sse":
+        is_off = is_off or not state.cr4 & CR4_OSFXSR
+    elif unit == "xsave":
+        is_off = not state.cr4 & CR4_OSXSAVE
+    if is_off:
         raise Fault(Vector.UD)
     if state.cr0 & CR0_TS:
         raise Fault(Vector.NM)

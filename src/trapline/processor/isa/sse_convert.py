@@ -21,9 +21,8 @@ def _converted(
 
 
 def _packed(source: str, target: str, width: int, truncate: bool = False) -> Description:
-    """`width` bits of lanes; what they do not fill is cleared."""
-
     def description(cpu: Cpu, dst: Operand, src: Operand) -> None:
+        """`width` bits of lanes; what they do not fill is cleared."""
         to_mmx = dst.kind == "mmx"
         if to_mmx:
             enter_mmx(cpu)
@@ -47,7 +46,7 @@ for _name, _opcode, _description in (
     ("cvtpd2pi", "66 0F 2D /r", _packed("d", "32", 128)),
     ("cvttpd2pi", "66 0F 2C /r", _packed("d", "32", 128, truncate=True)),
 ):
-    instruction(_opcode, name=_name, unit="sse")(_description)
+    instruction(_opcode, name=_name)(_description)
 
 
 def _enter_unless_memory(cpu: Cpu, src: Operand) -> None:
@@ -56,7 +55,7 @@ def _enter_unless_memory(cpu: Cpu, src: Operand) -> None:
         enter_mmx(cpu)
 
 
-@instruction("NP 0F 2A /r", unit="sse")
+@instruction("NP 0F 2A /r")
 def cvtpi2ps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """Two integers to the low half; the high half stays."""
     _enter_unless_memory(cpu, src)
@@ -64,7 +63,7 @@ def cvtpi2ps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.narrowed(64).set(_converted(cpu, "32", "s", False, value, to_mmx=not src.in_memory))
 
 
-@instruction("66 0F 2A /r", unit="sse")
+@instruction("66 0F 2A /r")
 def cvtpi2pd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """Two integers."""
     _enter_unless_memory(cpu, src)
@@ -72,9 +71,8 @@ def cvtpi2pd(cpu: Cpu, dst: Operand, src: Operand) -> None:
 
 
 def _to_scalar(target: str, source: str = "") -> Description:
-    """The low lane of dst := src, which is an integer where `source` does not say."""
-
     def description(cpu: Cpu, dst: Operand, src: Operand) -> None:
+        """The low lane of dst := src, which is an integer where `source` does not say."""
         kind = source or str(src.width)
         value = fetch(cpu, src, _SIZES[kind])
         dst.narrowed(_SIZES[target]).set(_converted(cpu, kind, target, False, value))
@@ -84,6 +82,7 @@ def _to_scalar(target: str, source: str = "") -> Description:
 
 def _to_integer(source: str, truncate: bool) -> Description:
     def description(cpu: Cpu, dst: Operand, src: Operand) -> None:
+        """A general register := the low lane as an integer."""
         value = fetch(cpu, src, _SIZES[source])
         dst.set(_converted(cpu, source, str(dst.width), truncate, value))
 
@@ -100,4 +99,4 @@ for _name, _opcode, _description in (
     ("cvtsd2si", "F2 0F 2D /r", _to_integer("d", False)),
     ("cvttsd2si", "F2 0F 2C /r", _to_integer("d", True)),
 ):
-    instruction(_opcode, name=_name, unit="sse")(_description)
+    instruction(_opcode, name=_name)(_description)

@@ -10,12 +10,12 @@ from trapline.processor.language import Cpu, Operand, const, instruction
 _PREFIXES = {"ps": "NP", "pd": "66", "ss": "F3", "sd": "F2"}
 _WIDTHS = {"ps": 128, "pd": 128, "ss": 32, "sd": 64}
 Description = Callable[..., None]
+Shape = Callable[[str, str], Description]
 
 
 def _two(operation: str, kind: str) -> Description:
-    """dst := dst op src; a scalar leaves the rest of dst."""
-
     def description(cpu: Cpu, dst: Operand, src: Operand, *immediate: Operand) -> None:
+        """dst := dst op src; a scalar leaves the rest of dst."""
         target = dst.narrowed(_WIDTHS[kind])
         right = fetch(cpu, src, target.width)
         chosen = cpu.form.immediate or 0
@@ -25,9 +25,8 @@ def _two(operation: str, kind: str) -> Description:
 
 
 def _one(operation: str, kind: str) -> Description:
-    """dst := op src; a scalar leaves the rest of dst."""
-
     def description(cpu: Cpu, dst: Operand, src: Operand, *immediate: Operand) -> None:
+        """dst := op src; a scalar leaves the rest of dst."""
         target = dst.narrowed(_WIDTHS[kind])
         chosen = (cpu.form.immediate or 0) & 15
         value = fetch(cpu, src, target.width)
@@ -36,11 +35,9 @@ def _one(operation: str, kind: str) -> Description:
     return description
 
 
-def _register(operation: str, opcode: str, kinds: tuple[str, ...], shape: Description) -> None:
+def _register(operation: str, opcode: str, kinds: tuple[str, ...], shape: Shape) -> None:
     for kind in kinds:
-        instruction(f"{_PREFIXES[kind]} {opcode}", name=operation + kind, unit="sse")(
-            shape(operation, kind)
-        )
+        instruction(f"{_PREFIXES[kind]} {opcode}", name=operation + kind)(shape(operation, kind))
 
 
 _ALL, _SINGLE = ("ps", "pd", "ss", "sd"), ("ps", "ss")
@@ -68,27 +65,25 @@ for _name, _opcode, _operation, _kind, _shape in (
     ("roundss", "66 0F 3A 0A /r ib", "round", "ss", _one),
     ("roundsd", "66 0F 3A 0B /r ib", "round", "sd", _one),
 ):
-    instruction(_opcode, name=_name, unit="sse")(_shape(_operation, _kind))
+    instruction(_opcode, name=_name)(_shape(_operation, _kind))
 
 
 def _compare(kind: str) -> Description:
-    """All ones or zeros in each lane, by predicate; the processor looks at three bits of it."""
-
     def description(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
+        """All ones or zeros in each lane, by predicate; the processor looks at three bits of it."""
         scalar_compare(cpu, dst, src, kind, _WIDTHS[kind])
 
     return description
 
 
-instruction("NP 0F C2 /r ib", name="cmpps", unit="sse")(_compare("ps"))
-instruction("66 0F C2 /r ib", name="cmppd", unit="sse")(_compare("pd"))
-instruction("F3 0F C2 /r ib", name="cmpss", unit="sse")(_compare("ss"))
+instruction("NP 0F C2 /r ib", name="cmpps")(_compare("ps"))
+instruction("66 0F C2 /r ib", name="cmppd")(_compare("pd"))
+instruction("F3 0F C2 /r ib", name="cmpss")(_compare("ss"))
 
 
 def _order(operation: str, kind: str) -> Description:
-    """ZF, PF and CF as after an unsigned comparison; all three if unordered."""
-
     def description(cpu: Cpu, dst: Operand, src: Operand) -> None:
+        """ZF, PF and CF as after an unsigned comparison; all three if unordered."""
         right = fetch(cpu, src, _WIDTHS[kind])
         left = dst.narrowed(_WIDTHS[kind]).get()
         zf, pf, cf = cpu.primitive(
@@ -100,7 +95,7 @@ def _order(operation: str, kind: str) -> Description:
     return description
 
 
-instruction("NP 0F 2F /r", name="comiss", unit="sse")(_order("comi", "ss"))
-instruction("66 0F 2F /r", name="comisd", unit="sse")(_order("comi", "sd"))
-instruction("NP 0F 2E /r", name="ucomiss", unit="sse")(_order("ucomi", "ss"))
-instruction("66 0F 2E /r", name="ucomisd", unit="sse")(_order("ucomi", "sd"))
+instruction("NP 0F 2F /r", name="comiss")(_order("comi", "ss"))
+instruction("66 0F 2F /r", name="comisd")(_order("comi", "sd"))
+instruction("NP 0F 2E /r", name="ucomiss")(_order("ucomi", "ss"))
+instruction("66 0F 2E /r", name="ucomisd")(_order("ucomi", "sd"))

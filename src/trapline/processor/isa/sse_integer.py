@@ -77,12 +77,44 @@ _ACROSS: Table = {
     "phsubd": ("0F 38 06 /r", "hsub", 32),
     "phsubsw": ("0F 38 07 /r", "hsubs", 16),
 }
-register_by_lane(_LANES, "lanes")
-register_by_lane(_ACROSS, "across")
+_MEANINGS = {
+    "add": "Sums",
+    "sub": "Differences",
+    "adds": "Sums, held at the signed limits",
+    "addus": "Sums, held at the unsigned limit",
+    "subs": "Differences, held at the signed limits",
+    "subus": "Differences, held at zero",
+    "mul": "The low halves of products",
+    "mulhs": "The high halves of signed products",
+    "mulhu": "The high halves of unsigned products",
+    "mulhrs": "Signed products, rounded to their high bits but one",
+    "evenu": "Unsigned products of the low halves",
+    "evens": "Signed products of the low halves",
+    "minu": "The lesser, unsigned",
+    "mins": "The lesser, signed",
+    "maxu": "The greater, unsigned",
+    "maxs": "The greater, signed",
+    "avg": "Averages, rounded up",
+    "eq": "All ones where equal",
+    "gt": "All ones where greater, signed",
+    "sign": "dst negated, kept or cleared by the sign of src",
+    "packs": "Both operands' lanes halved, held at the signed limits",
+    "packus": "Both operands' signed lanes halved, held at the unsigned limits",
+    "hadd": "Sums of neighbours in both operands",
+    "hsub": "Differences of neighbours in both operands",
+    "hadds": "Sums of neighbours in both operands, held at the signed limits",
+    "hsubs": "Differences of neighbours in both operands, held at the signed limits",
+}
+register_by_lane(_LANES, "lanes", _MEANINGS)
+register_by_lane(_ACROSS, "across", _MEANINGS)
 
 
 def _logic(operation: Callable[[Value, Value], Value]) -> Callable[[Cpu, Operand, Operand], None]:
-    return lambda cpu, dst, src: combine(cpu, dst, src, operation)
+    def description(cpu: Cpu, dst: Operand, src: Operand) -> None:
+        """Bit by bit; the operands' type says nothing about the result."""
+        combine(cpu, dst, src, operation)
+
+    return description
 
 
 for _operation, _change, _integer, _float in (
@@ -91,15 +123,14 @@ for _operation, _change, _integer, _float in (
     ("or", lambda a, b: a | b, "0F EB /r", "0F 56 /r"),
     ("xor", lambda a, b: a ^ b, "0F EF /r", "0F 57 /r"),
 ):
-    instruction("NP/66 " + _integer, name="p" + _operation, unit="sse")(_logic(_change))
-    instruction("NP " + _float, name=_operation + "ps", unit="sse")(_logic(_change))
-    instruction("66 " + _float, name=_operation + "pd", unit="sse")(_logic(_change))
+    instruction("NP/66 " + _integer, name="p" + _operation)(_logic(_change))
+    instruction("NP " + _float, name=_operation + "ps")(_logic(_change))
+    instruction("66 " + _float, name=_operation + "pd")(_logic(_change))
 
 
 def _shift(operation: str, lane: int) -> Callable[[Cpu, Operand, Operand], None]:
-    """All lanes by one count: an immediate, or the low 64 bits of the source."""
-
     def description(cpu: Cpu, dst: Operand, src: Operand) -> None:
+        """All lanes by one count: an immediate, or the low 64 bits of the source."""
         enter(cpu, dst)
         if cpu.form.immediate is not None:
             count = const(cpu.form.immediate, 64)
@@ -122,13 +153,12 @@ for _name, _operation, _lane, _opcode, _group in (
     ("psraw", "ashr", 16, "0F E1 /r", "0F 71 /4 ib"),
     ("psrad", "ashr", 32, "0F E2 /r", "0F 72 /4 ib"),
 ):
-    instruction("NP/66 " + _opcode, "NP/66 " + _group, name=_name, unit="sse")(
-        _shift(_operation, _lane)
-    )
+    instruction("NP/66 " + _opcode, "NP/66 " + _group, name=_name)(_shift(_operation, _lane))
 
 
 def _absolute(lane: int) -> Callable[[Cpu, Operand, Operand], None]:
     def description(cpu: Cpu, dst: Operand, src: Operand) -> None:
+        """Magnitudes; the most negative number stays."""
         enter(cpu, dst)
         value = fetch(cpu, src, dst.width)
         put(cpu, dst, cpu.primitive("lanes_abs", value, widths=(dst.width,), of=(lane,))[0])
@@ -136,9 +166,9 @@ def _absolute(lane: int) -> Callable[[Cpu, Operand, Operand], None]:
     return description
 
 
-instruction("NP/66 0F 38 1C /r", name="pabsb", unit="sse")(_absolute(8))
-instruction("NP/66 0F 38 1D /r", name="pabsw", unit="sse")(_absolute(16))
-instruction("NP/66 0F 38 1E /r", name="pabsd", unit="sse")(_absolute(32))
+instruction("NP/66 0F 38 1C /r", name="pabsb")(_absolute(8))
+instruction("NP/66 0F 38 1D /r", name="pabsw")(_absolute(16))
+instruction("NP/66 0F 38 1E /r", name="pabsd")(_absolute(32))
 
 
 def _simple(cpu: Cpu, dst: Operand, src: Operand, primitive: str, *of: int) -> None:
@@ -150,38 +180,38 @@ def _simple(cpu: Cpu, dst: Operand, src: Operand, primitive: str, *of: int) -> N
     )
 
 
-@instruction("NP/66 0F F5 /r", unit="sse")
+@instruction("NP/66 0F F5 /r")
 def pmaddwd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """Products of signed words, neighbours added."""
     _simple(cpu, dst, src, "multiply_add", 16)
 
 
-@instruction("NP/66 0F 38 04 /r", unit="sse")
+@instruction("NP/66 0F 38 04 /r")
 def pmaddubsw(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """Products of unsigned (dst) and signed (src) bytes, neighbours added with saturation."""
     _simple(cpu, dst, src, "multiply_add", 8)
 
 
-@instruction("NP/66 0F F6 /r", unit="sse")
+@instruction("NP/66 0F F6 /r")
 def psadbw(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """The sum of absolute differences of eight bytes, for each 64 bits."""
     _simple(cpu, dst, src, "sum_differences")
 
 
-@instruction("66 0F 3A 42 /r ib", unit="sse")
+@instruction("66 0F 3A 42 /r ib")
 def mpsadbw(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
     """Sums of absolute differences of four bytes at eight places."""
     _simple(cpu, dst, src, "sum_differences_at", (cpu.form.immediate or 0) & 7)
 
 
-@instruction("66 0F 38 41 /r", unit="sse")
+@instruction("66 0F 38 41 /r")
 def phminposuw(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """The smallest word and its place; the rest is zero."""
     value = fetch(cpu, src, 128)
     dst.set(cpu.primitive("minimum_position", value, widths=(128,))[0])
 
 
-@instruction("66 0F 38 17 /r", unit="sse")
+@instruction("66 0F 38 17 /r")
 def ptest(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """ZF: no common bit; CF: nothing in src that dst has not."""
     right = fetch(cpu, src, 128)

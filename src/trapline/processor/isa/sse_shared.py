@@ -49,35 +49,28 @@ def combine(
     put(cpu, dst, operation(dst.get(), right))
 
 
-def lanes(cpu: Cpu, operation: str, lane: int, left: Value, right: Value) -> Value:
-    """Two vectors, lane by lane."""
-    return cpu.primitive("lanes", left, right, widths=(left.width,), of=(operation, lane))[0]
-
-
 def shuffle(cpu: Cpu, lane: int, indices: Sequence[int], *vectors: Value) -> Value:
     """A vector of lanes by number: those of the first of one or two vectors, then the second's."""
     width = lane * len(indices)
     return cpu.primitive("shuffle", *vectors, widths=(width,), of=(lane, tuple(indices)))[0]
 
 
-def register_by_lane(table: Table, primitive: str, lanes_prefix: str = "NP/66 ") -> None:
+def register_by_lane(table: Table, primitive: str, meanings: dict[str, str]) -> None:
     """Describe instructions dst := dst op src by a primitive of=(operation, lane)."""
 
     def describe(operation: str, lane: int) -> Callable[[Cpu, Operand, Operand], None]:
-        def description(cpu: Cpu, dst: Operand, src: Operand) -> None:
-            combine(
-                cpu,
-                dst,
-                src,
-                lambda left, right: cpu.primitive(
-                    primitive, left, right, widths=(left.width,), of=(operation, lane)
-                )[0],
-            )
+        def operate(cpu: Cpu, left: Value, right: Value) -> Value:
+            widths, of = (left.width,), (operation, lane)
+            return cpu.primitive(primitive, left, right, widths=widths, of=of)[0]
 
+        def description(cpu: Cpu, dst: Operand, src: Operand) -> None:
+            combine(cpu, dst, src, lambda left, right: operate(cpu, left, right))
+
+        description.__doc__ = f"{meanings[operation]}, in lanes of {lane} bits."
         return description
 
     for name, (opcode, operation, lane) in table.items():
-        instruction(lanes_prefix + opcode, name=name, unit="sse")(describe(operation, lane))
+        instruction("NP/66 " + opcode, name=name)(describe(operation, lane))
 
 
 def scalar(cpu: Cpu, operation: str, kind: str, *args: Value, immediate: int = 0) -> Value:

@@ -1,4 +1,4 @@
-"""Lanes to other places: unpacking, shuffles, alignment, insertion, extraction, blends, widening."""
+"""Lanes to other places: unpacking, shuffles, shifts by bytes, insertion, blends, widening."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ def _immediate(cpu: Cpu) -> int:
 
 
 def _interleave(lane: int, high: bool) -> Callable[[Cpu, Operand, Operand], None]:
-    """One half of each operand, lane about lane."""
-
     def description(cpu: Cpu, dst: Operand, src: Operand) -> None:
+        """One half of each operand, lane about lane."""
         enter(cpu, dst)
         right = fetch(cpu, src, dst.width).zero_extend(dst.width)  # PUNPCKL mm, m32
         count = dst.width // lane
@@ -40,7 +39,7 @@ for _name, _lane, _high, _opcode in (
     ("unpcklpd", 64, False, "66 0F 14 /r"),
     ("unpckhpd", 64, True, "66 0F 15 /r"),
 ):
-    instruction(_opcode, name=_name, unit="sse")(_interleave(_lane, _high))
+    instruction(_opcode, name=_name)(_interleave(_lane, _high))
 
 
 def _four(immediate: int, first: int = 0) -> list[int]:
@@ -48,34 +47,34 @@ def _four(immediate: int, first: int = 0) -> list[int]:
     return [first + (immediate >> 2 * i & 3) for i in range(4)]
 
 
-@instruction("66 0F 70 /r ib", unit="sse")
+@instruction("66 0F 70 /r ib")
 def pshufd(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
     """Any four lanes of 32 bits."""
     dst.set(shuffle(cpu, 32, _four(_immediate(cpu)), fetch(cpu, src, 128)))
 
 
-@instruction("NP 0F 70 /r ib", unit="mmx")
+@instruction("NP 0F 70 /r ib")
 def pshufw(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
     """Any four words of an MMX register."""
     enter(cpu, dst)
     put(cpu, dst, shuffle(cpu, 16, _four(_immediate(cpu)), fetch(cpu, src, 64)))
 
 
-@instruction("F2 0F 70 /r ib", unit="sse")
+@instruction("F2 0F 70 /r ib")
 def pshuflw(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
     """Any four of the low words; the high half is copied."""
     indices = [*_four(_immediate(cpu)), 4, 5, 6, 7]
     dst.set(shuffle(cpu, 16, indices, fetch(cpu, src, 128)))
 
 
-@instruction("F3 0F 70 /r ib", unit="sse")
+@instruction("F3 0F 70 /r ib")
 def pshufhw(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
     """Any four of the high words; the low half is copied."""
     indices = [0, 1, 2, 3, *_four(_immediate(cpu), 4)]
     dst.set(shuffle(cpu, 16, indices, fetch(cpu, src, 128)))
 
 
-@instruction("NP 0F C6 /r ib", unit="sse")
+@instruction("NP 0F C6 /r ib")
 def shufps(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
     """Two lanes of dst, two of src."""
     first, second = _four(_immediate(cpu)), _four(_immediate(cpu), 4)
@@ -83,7 +82,7 @@ def shufps(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
     dst.set(shuffle(cpu, 32, first[:2] + second[2:], dst.get(), right))
 
 
-@instruction("66 0F C6 /r ib", unit="sse")
+@instruction("66 0F C6 /r ib")
 def shufpd(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
     """One half of dst, one of src."""
     indices = (_immediate(cpu) & 1, 2 + (_immediate(cpu) >> 1 & 1))
@@ -91,7 +90,7 @@ def shufpd(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
     dst.set(shuffle(cpu, 64, indices, dst.get(), right))
 
 
-@instruction("NP/66 0F 38 00 /r", unit="sse")
+@instruction("NP/66 0F 38 00 /r")
 def pshufb(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """Bytes of dst by the numbers in src."""
     combine(
@@ -111,28 +110,27 @@ def _bytes_from(cpu: Cpu, start: int, low: Value, high: Value) -> Value:
     return shuffle(cpu, 8, range(start, start + count), low, high)
 
 
-@instruction("NP/66 0F 3A 0F /r ib", unit="sse")
+@instruction("NP/66 0F 3A 0F /r ib")
 def palignr(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
     """dst:src shifted right by bytes."""
     combine(cpu, dst, src, lambda left, right: _bytes_from(cpu, _immediate(cpu), right, left))
 
 
-@instruction("66 0F 73 /3 ib", unit="sse")
+@instruction("66 0F 73 /3 ib")
 def psrldq(cpu: Cpu, dst: Operand, immediate: Operand) -> None:
     """The register shifted right by bytes."""
     dst.set(_bytes_from(cpu, min(_immediate(cpu), 16), dst.get(), zeros(128)))
 
 
-@instruction("66 0F 73 /7 ib", unit="sse")
+@instruction("66 0F 73 /7 ib")
 def pslldq(cpu: Cpu, dst: Operand, immediate: Operand) -> None:
     """The register shifted left by bytes."""
     dst.set(_bytes_from(cpu, 16 - min(_immediate(cpu), 16), zeros(128), dst.get()))
 
 
 def _insert(lane: int) -> Callable[[Cpu, Operand, Operand, Operand], None]:
-    """One lane := the low bits of a general register, or memory."""
-
     def description(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
+        """One lane := the low bits of a general register, or memory."""
         enter(cpu, dst)
         number = fetch(cpu, src, lane)
         put(cpu, dst, _inserted(cpu, lane, _immediate(cpu), dst.get(), number))
@@ -146,9 +144,8 @@ def _inserted(cpu: Cpu, lane: int, index: int, vector: Value, number: Value) -> 
 
 
 def _extract(lane: int) -> Callable[[Cpu, Operand, Operand, Operand], None]:
-    """One lane to a general register, zero-extended, or to memory."""
-
     def description(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
+        """One lane to a general register, zero-extended, or to memory."""
         enter(cpu, src)
         index = _immediate(cpu) & src.width // lane - 1
         dst.set(src.get().bits(lane * index, lane).zero_extend(dst.width))
@@ -156,18 +153,18 @@ def _extract(lane: int) -> Callable[[Cpu, Operand, Operand, Operand], None]:
     return description
 
 
-instruction("66 0F 3A 20 /r ib", name="pinsrb", unit="sse")(_insert(8))
-instruction("NP/66 0F C4 /r ib", name="pinsrw", unit="sse")(_insert(16))
-instruction("66 0F 3A 22 /r ib", name="pinsrd", unit="sse")(_insert(32))
-instruction("66 REX.W 0F 3A 22 /r ib", name="pinsrq", unit="sse")(_insert(64))
-instruction("66 0F 3A 14 /r ib", name="pextrb", unit="sse")(_extract(8))
-instruction("NP/66 0F C5 /r ib", "66 0F 3A 15 /r ib", name="pextrw", unit="sse")(_extract(16))
-instruction("66 0F 3A 16 /r ib", name="pextrd", unit="sse")(_extract(32))
-instruction("66 REX.W 0F 3A 16 /r ib", name="pextrq", unit="sse")(_extract(64))
-instruction("66 0F 3A 17 /r ib", name="extractps", unit="sse")(_extract(32))
+instruction("66 0F 3A 20 /r ib", name="pinsrb")(_insert(8))
+instruction("NP/66 0F C4 /r ib", name="pinsrw")(_insert(16))
+instruction("66 0F 3A 22 /r ib", name="pinsrd")(_insert(32))
+instruction("66 REX.W 0F 3A 22 /r ib", name="pinsrq")(_insert(64))
+instruction("66 0F 3A 14 /r ib", name="pextrb")(_extract(8))
+instruction("NP/66 0F C5 /r ib", "66 0F 3A 15 /r ib", name="pextrw")(_extract(16))
+instruction("66 0F 3A 16 /r ib", name="pextrd")(_extract(32))
+instruction("66 REX.W 0F 3A 16 /r ib", name="pextrq")(_extract(64))
+instruction("66 0F 3A 17 /r ib", name="extractps")(_extract(32))
 
 
-@instruction("66 0F 3A 21 /r ib", unit="sse")
+@instruction("66 0F 3A 21 /r ib")
 def insertps(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
     """A lane of src (bits 7:6, of a register) to a lane of dst (5:4); then zeros (3:0)."""
     chosen = _immediate(cpu)
@@ -178,9 +175,8 @@ def insertps(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
 
 
 def _blend(lane: int) -> Callable[[Cpu, Operand, Operand, Operand], None]:
-    """Lanes of src where the immediate has a one."""
-
     def description(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
+        """Lanes of src where the immediate has a one."""
         right = fetch(cpu, src, 128)
         count = 128 // lane
         indices = [i + count * (_immediate(cpu) >> i & 1) for i in range(count)]
@@ -189,30 +185,28 @@ def _blend(lane: int) -> Callable[[Cpu, Operand, Operand, Operand], None]:
     return description
 
 
-instruction("66 0F 3A 0C /r ib", name="blendps", unit="sse")(_blend(32))
-instruction("66 0F 3A 0D /r ib", name="blendpd", unit="sse")(_blend(64))
-instruction("66 0F 3A 0E /r ib", name="pblendw", unit="sse")(_blend(16))
+instruction("66 0F 3A 0C /r ib", name="blendps")(_blend(32))
+instruction("66 0F 3A 0D /r ib", name="blendpd")(_blend(64))
+instruction("66 0F 3A 0E /r ib", name="pblendw")(_blend(16))
 
 
 def _blend_by_register(lane: int) -> Callable[..., None]:
-    """Lanes of src where XMM0 has the top bit."""
-
     def description(cpu: Cpu, dst: Operand, src: Operand, *implied: Operand) -> None:
+        """Lanes of src where XMM0 has the top bit."""
         args = (dst.get(), fetch(cpu, src, 128), cpu.xmm(0).get())
         dst.set(cpu.primitive("lanes_choose", *args, widths=(128,), of=(lane,))[0])
 
     return description
 
 
-instruction("66 0F 38 10 /r", name="pblendvb", unit="sse")(_blend_by_register(8))
-instruction("66 0F 38 14 /r", name="blendvps", unit="sse")(_blend_by_register(32))
-instruction("66 0F 38 15 /r", name="blendvpd", unit="sse")(_blend_by_register(64))
+instruction("66 0F 38 10 /r", name="pblendvb")(_blend_by_register(8))
+instruction("66 0F 38 14 /r", name="blendvps")(_blend_by_register(32))
+instruction("66 0F 38 15 /r", name="blendvpd")(_blend_by_register(64))
 
 
 def _widen(lane: int, to: int, is_signed: bool) -> Callable[[Cpu, Operand, Operand], None]:
-    """As many lanes as fit, each extended."""
-
     def description(cpu: Cpu, dst: Operand, src: Operand) -> None:
+        """As many lanes as fit, each extended."""
         value = fetch(cpu, src, 128 // to * lane)
         of = (lane, to, is_signed)
         dst.set(cpu.primitive("lanes_widen", value, widths=(128,), of=of)[0])
@@ -220,17 +214,8 @@ def _widen(lane: int, to: int, is_signed: bool) -> Callable[[Cpu, Operand, Opera
     return description
 
 
-for _letter, _opcode in (("s", 0x20), ("z", 0x30)):
-    for _i, (_suffix, _lane, _to) in enumerate(
-        (
-            ("bw", 8, 16),
-            ("bd", 8, 32),
-            ("bq", 8, 64),
-            ("wd", 16, 32),
-            ("wq", 16, 64),
-            ("dq", 32, 64),
-        )
-    ):
-        instruction(f"66 0F 38 {_opcode + _i:02X} /r", name=f"pmov{_letter}x{_suffix}", unit="sse")(
-            _widen(_lane, _to, _letter == "s")
-        )
+for _i, (_suffix, _lane, _to) in enumerate(
+    (("bw", 8, 16), ("bd", 8, 32), ("bq", 8, 64), ("wd", 16, 32), ("wq", 16, 64), ("dq", 32, 64))
+):
+    instruction(f"66 0F 38 {0x20 + _i:02X} /r", name="pmovsx" + _suffix)(_widen(_lane, _to, True))
+    instruction(f"66 0F 38 {0x30 + _i:02X} /r", name="pmovzx" + _suffix)(_widen(_lane, _to, False))

@@ -19,9 +19,8 @@ def _length(cpu: Cpu, name: str, width: int) -> Value:
 def _compare(
     wants_index: bool, lengths: int = 0
 ) -> Callable[[Cpu, Operand, Operand, Operand], None]:
-    """`lengths`: the width of those in RAX and RDX; 0: the strings end with a zero."""
-
     def description(cpu: Cpu, first: Operand, second: Operand, immediate: Operand) -> None:
+        """`lengths`: the width of those in RAX and RDX; 0: the strings end with a zero."""
         right = fetch(cpu, second, 128, aligned=False)
         args = [first.get(), right]
         if lengths:
@@ -38,9 +37,9 @@ def _compare(
     return description
 
 
-instruction("66 0F 3A 60 /r ib", name="pcmpestrm", unit="sse")(_compare(False, 32))
-instruction("66 0F 3A 61 /r ib", name="pcmpestri", unit="sse")(_compare(True, 32))
-instruction("66 REX.W 0F 3A 60 /r ib", name="pcmpestrm64", unit="sse")(_compare(False, 64))
-instruction("66 REX.W 0F 3A 61 /r ib", name="pcmpestri64", unit="sse")(_compare(True, 64))
-instruction("66 0F 3A 62 /r ib", name="pcmpistrm", unit="sse")(_compare(False))
-instruction("66 0F 3A 63 /r ib", name="pcmpistri", unit="sse")(_compare(True))
+instruction("66 0F 3A 60 /r ib", name="pcmpestrm")(_compare(False, 32))
+instruction("66 0F 3A 61 /r ib", name="pcmpestri")(_compare(True, 32))
+instruction("66 REX.W 0F 3A 60 /r ib", name="pcmpestrm64")(_compare(False, 64))
+instruction("66 REX.W 0F 3A 61 /r ib", name="pcmpestri64")(_compare(True, 64))
+instruction("66 0F 3A 62 /r ib", name="pcmpistrm")(_compare(False))
+instruction("66 0F 3A 63 /r ib", name="pcmpistri")(_compare(True))
