@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
+from trapline.arch.registers import FSW_TOP_SHIFT
 from trapline.processor.fault import Fault, Undefined
 from trapline.processor.flags import CcKind
 from trapline.processor.interp.evaluate import Evaluator
@@ -69,18 +70,41 @@ def recording(form: FormFacts) -> list[Effect]:
     return record(form)
 
 
-def execute(host: Host, instruction: Decoded) -> bool:
+def execute(host: Host, instruction: Decoded, iterations: int = _ITERATIONS) -> bool:
     """Do one instruction, RIP included.  False: a REP instruction has iterations left."""
-    if instruction.name not in INSTRUCTIONS:
-        raise Undefined(instruction.name, instruction.code)
-    return _Replay(host, instruction).run(recording(instruction.form))
+    form = instruction.form
+    known = _PREPARED.get(id(form))
+    if known is None or known[0] is not form:
+        if instruction.name not in INSTRUCTIONS:
+            raise Undefined(instruction.name, instruction.code)
+        known = _PREPARED[id(form)] = (form, *_prepare(form))
+    _, effects, function = known
+    if function is not None:
+        rip = host.run_microcode(function, instruction, ())
+        host.state.rip = instruction.next_rip if rip is None else rip
+        return True
+    return _Replay(host, instruction, iterations).run(effects)
+
+
+# By identity, since hashing a form costs more than finding it; the form itself is kept so that
+# its identity stays its own.
+_PREPARED: dict[int, tuple[FormFacts, list[Effect], str | None]] = {}
+
+
+def _prepare(form: FormFacts) -> tuple[list[Effect], str | None]:
+    """The recording, and the name of the microcode function if that is all of it."""
+    effects = recording(form)
+    if len(effects) == 1 and isinstance(effects[0], Microcode) and not effects[0].args:
+        return effects, effects[0].name
+    return effects, None
 
 
 class _Replay:
     """One instruction being replayed: registers to be written wait in `pending`."""
 
-    def __init__(self, host: Host, instruction: Decoded) -> None:
+    def __init__(self, host: Host, instruction: Decoded, iterations: int) -> None:
         self.host = host
+        self.iterations = iterations
         self.state = host.state
         self.instruction = instruction
         self.evaluator = Evaluator(self._special)
@@ -148,7 +172,7 @@ class _Replay:
         self.evaluator.temps[temp] = self.host.memory.update(linear, size, change, effect.locked)
 
     def repeat(self, effect: Repeat) -> None:
-        for _ in range(_ITERATIONS):
+        for _ in range(self.iterations):
             count = self.read(effect.count)
             if not count:
                 return
@@ -168,13 +192,20 @@ class _Replay:
     # -- places ------------------------------------------------------------------------------------
 
     def _special(self, value: Value) -> int:
-        if value.op == "next_rip":
-            return self.instruction.next_rip
+        if not value.args:  # next_rip, rip, float_opcode
+            return int(getattr(self.instruction, value.op))
         bound = self.instruction.operands[value.args[0]]
+        if value.op == "number":
+            return bound.number
         offset = self.offset(bound)
         if value.op == "ea":
             return offset
-        return self.host.linearize(bound.segment, offset, bound.width >> 3, True)
+        # Only the address: the access itself checks the segment, and comes later.
+        bitness, segment = self.instruction.form.bitness, bound.segment
+        if bitness == 64 and segment not in ("fs", "gs"):
+            return offset
+        mask = _CANONICAL if bitness == 64 else 0xFFFFFFFF
+        return offset + int(getattr(self.state, segment + "_base")) & mask
 
     def offset(self, bound: Bound) -> int:
         """The offset within its segment that a memory operand names."""
@@ -198,10 +229,18 @@ class _Replay:
             return XMM_OFFSET + 16 * place.index
         if place.kind == "x87":
             return X87_OFFSET + 16 * place.index
+        if place.kind == "st":
+            return self.stack_register(place.index)
         bound = self.instruction.operands[place.index]
         if bound.kind == "mmx":
             return X87_OFFSET + 16 * bound.number
+        if bound.kind == "st":
+            return self.stack_register(bound.number)
         return bound.offset
+
+    def stack_register(self, number: int) -> int:
+        """ST(number), by TOP as the state has it: what is pending does not count."""
+        return X87_OFFSET + 16 * ((self.state.fsw >> FSW_TOP_SHIFT) + number & 7)
 
     def read(self, place: Place) -> int:
         size = place.width >> 3

@@ -72,6 +72,8 @@ class CodeCache:
         self.lock = threading.RLock()
         self.blocks: dict[tuple[int, ...], Block] = {}
         self.by_page: dict[int, list[tuple[tuple[int, ...], Block]]] = {}
+        # What the reference engine is handed, by the record it was found through.
+        self.interpreted: dict[int, Decoded] = {}
         self.translated = 0
         runtime = self.compiler.runtime
         self._stub_link = runtime["trapline_stub_link"]
@@ -176,12 +178,14 @@ class CodeCache:
         out: list[int] = []
         links: list[tuple[int, int]] = []  # word index of the pointer, target rip
         ended = False
+        interpreted: tuple[int, Decoded] | None = None
         for i, (instruction, known) in enumerate(run):
             request = requests[i] if i < len(requests) else None
             if i < len(requests) and request is None:
                 continue  # fused into the one before
             handler = book.get(request) if request is not None else None
             if not isinstance(handler, Handler):
+                interpreted = (len(out), instruction)
                 out += (self._interpret, instruction.rip)
                 ended = True
                 break
@@ -197,7 +201,10 @@ class CodeCache:
             out += (self._goto, last.next_rip)
             self._link(out, links, last.next_rip)
         size = sum(instruction.length for instruction, _ in run)
-        return self._place(out, links, rip, hosts, (len(run), size))
+        block = self._place(out, links, rip, hosts, (len(run), size))
+        if interpreted is not None and interpreted[1].name:
+            self.interpreted[block.record + 8 * interpreted[0]] = interpreted[1]
+        return block
 
     def _record(
         self,

@@ -16,12 +16,17 @@ from trapline.processor.memory import NonCanonical
 from trapline.processor.state import INDEX
 
 if TYPE_CHECKING:
+    from trapline.processor.decode import Decoded
     from trapline.processor.memory import Memory
     from trapline.processor.state import State
 
 _MASK = (1 << layout.JUMP_CACHE_BITS) - 1
 _REASON, _RECORD = INDEX["exit_reason"], INDEX["exit_record"]
 _RIP, _EXIT_RIP, _NEXT = INDEX["rip"], INDEX["exit_rip"], INDEX["next_record"]
+_CPL, _JUMP_CACHE = INDEX["cpl"], INDEX["jump_cache"]
+_MXCSR, _FCW, _EFER = INDEX["mxcsr"], INDEX["fcw"], INDEX["efer"]
+_CR0, _CR4 = INDEX["cr0"], INDEX["cr4"]
+_CS_ATTRIBUTES, _SS_ATTRIBUTES = INDEX["cs_attributes"], INDEX["ss_attributes"]
 _FETCH, _READ, _WRITE = 4, 1, 2
 _QUAD = ctypes.c_uint64
 _CACHE_SIZE = layout.JUMP_CACHE_ENTRY << layout.JUMP_CACHE_BITS
@@ -80,8 +85,8 @@ class Processor(Protocol):
     state: State
     memory: Memory
 
-    def interpret(self) -> None:
-        """Do the instruction at state.rip on the reference engine."""
+    def interpret(self, instruction: Decoded | None = None) -> None:
+        """Do the instruction at state.rip (what it is, if known) on the reference engine."""
 
     @property
     def code_mode(self) -> tuple[int, int]:
@@ -99,6 +104,8 @@ class Engine:
         self.processor, self.code = processor, code
         self.state, self.memory = processor.state, processor.memory
         self.caches = (JumpCache(), JumpCache())  # supervisor, user
+        self._signature: tuple[int, ...] = ()
+        self._mode: tuple[tuple[int, int], bool] | None = None
         self._nowhere = JumpCache()  # stays empty: for single steps
         enter = code.compiler.runtime["trapline_enter"]
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
@@ -187,8 +194,13 @@ class Engine:
         """Run until something must be looked at between two instructions."""
         state, q = self.state, self.state.q
         enter, address = self._enter, state.address
-        state.jump_cache = self.caches[state.cpl == 3].address
-        record = self.find(q[_RIP]).record
+        self._follow_mode()
+        cache = self.caches[q[_CPL] == 3]
+        q[_JUMP_CACHE] = cache.address
+        rip = q[_RIP]
+        at = 2 * jump_cache_index(rip)
+        words = cache.words
+        record = words[at + 1] if words[at] == rip else self.find(rip).record
         while True:
             self.entries += 1
             enter(address, record)
@@ -210,12 +222,29 @@ class Engine:
             elif reason == layout.Exit.FAULT:
                 self._raise_fault()
             elif reason == layout.Exit.INTERPRET:
-                q[_RIP] = _QUAD.from_address(q[_RECORD] + 8).value
-                self.processor.interpret()
+                record = q[_RECORD]
+                q[_RIP] = _QUAD.from_address(record + 8).value
+                self.processor.interpret(self.code.interpreted.get(record))
                 return
             else:  # ATTENTION, BUS_LOCK: the core's business
                 q[_RIP] = q[_EXIT_RIP]
                 return
+
+    def _follow_mode(self) -> None:
+        """Forget what the jump caches hold if it is code of another mode."""
+        q = self.state.q
+        signature = (
+            q[_MXCSR] & 0x1F80, q[_FCW] & 0x3F, q[_CR0], q[_CR4], q[_EFER],
+            q[_CS_ATTRIBUTES], q[_SS_ATTRIBUTES],
+        )  # fmt: skip
+        if signature == self._signature:
+            return
+        mode = (self.processor.code_mode, self.processor.is_native_mode)
+        if mode != self._mode:
+            self._mode = mode
+            self.mappings_changed()
+        # Whether segments are flat is not in the signature: only 64-bit code does without.
+        self._signature = signature if mode[0][0] == 64 else ()
 
     def step(self) -> bool:
         """Exactly one instruction natively, for tests; False if the reference engine did it.
