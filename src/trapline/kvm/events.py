@@ -101,8 +101,9 @@ class Events:
         self.waiting = True
 
     def queue_nmi(self) -> None:
-        """One NMI is delivered, a second may wait for its IRET."""
-        self.nmi_pending = min(self.nmi_pending + 1, 2)
+        """process_nmi(): one being handled and one that waits, or two that wait."""
+        is_busy = self.nmi_injected or self._backend.get_nmi_mask()
+        self.nmi_pending = min(self.nmi_pending + 1, 1 if is_busy else 2)
         self.waiting = True
 
     def delivered(self) -> None:
