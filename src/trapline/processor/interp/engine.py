@@ -33,6 +33,7 @@ from trapline.processor.language import (
     record,
 )
 from trapline.processor.state import INDEX, OFFSET, SEGMENTS, X87_OFFSET, XMM_OFFSET
+from trapline.processor.units import require, unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -78,7 +79,9 @@ def execute(host: Host, instruction: Decoded, iterations: int = _ITERATIONS) -> 
         if instruction.name not in INSTRUCTIONS:
             raise Undefined(instruction.name, instruction.code)
         known = _PREPARED[id(form)] = (form, *_prepare(form))
-    _, effects, function = known
+    _, effects, function, unit = known
+    if unit:
+        require(host.state, unit)
     if function is not None:
         rip = host.run_microcode(function, instruction, ())
         host.state.rip = instruction.next_rip if rip is None else rip
@@ -88,15 +91,16 @@ def execute(host: Host, instruction: Decoded, iterations: int = _ITERATIONS) -> 
 
 # By identity, since hashing a form costs more than finding it; the form itself is kept so that
 # its identity stays its own.
-_PREPARED: dict[int, tuple[FormFacts, list[Effect], str | None]] = {}
+_PREPARED: dict[int, tuple[FormFacts, list[Effect], str | None, str]] = {}
 
 
-def _prepare(form: FormFacts) -> tuple[list[Effect], str | None]:
-    """The recording, and the name of the microcode function if that is all of it."""
-    effects = recording(form)
+def _prepare(form: FormFacts) -> tuple[list[Effect], str | None, str]:
+    """The recording, the name of the microcode function if that is all of it, and the unit that
+    must be switched on."""
+    effects, function = recording(form), None
     if len(effects) == 1 and isinstance(effects[0], Microcode) and not effects[0].args:
-        return effects, effects[0].name
-    return effects, None
+        function = effects[0].name
+    return effects, function, unit_of(form)
 
 
 class _Replay:

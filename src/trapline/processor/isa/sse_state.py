@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trapline.processor.isa.sse_shared import require_alignment
-from trapline.processor.language import GP, Cpu, Operand, Place, Value, concat, const, instruction
+from trapline.processor.language import GP, UD, Cpu, Operand, Place, Value, concat, const, instruction
 
 _MXCSR_RESERVED = 0xFFFF0000
 _MXCSR_MASK = 0xFFFF
@@ -166,15 +166,16 @@ for _suffix, _rex in (("", ""), ("64", "REX.W ")):
 
 
 def _requested(cpu: Cpu) -> Value:
-    """EDX:EAX and XCR0: the components to be saved or loaded (RFBM)."""
+    """EDX:EAX and XCR0: the components to be saved or loaded (RFBM); #UD without OSXSAVE."""
+    cpu.fault(cpu.register("cr4").get().bit(18) ^ 1, UD)
     asked = concat(cpu.register("rdx", 32).get(), cpu.register("rax", 32).get())
     return asked & cpu.register("xcr0").get()
 
 
 def _xsave(cpu: Cpu, dst: Operand) -> None:
     """The components asked for to the area, whether or not they are in their initial state."""
-    require_alignment(cpu, dst, 64)
     requested, area = _requested(cpu), _Area(cpu, dst)
+    require_alignment(cpu, dst, 64)
     area.probe(0)
     header = area.at(_HEADER, 64)
     before = header.get()
@@ -191,8 +192,8 @@ def _xrstor(cpu: Cpu, src: Operand) -> None:
 
     MXCSR comes from the area whenever SSE is asked for (SDM 1, "Operation of XRSTOR").
     """
-    require_alignment(cpu, src, 64)
     requested, area = _requested(cpu), _Area(cpu, src)
+    require_alignment(cpu, src, 64)
     area.at(0, 8).get()
     present = area.at(_HEADER, 64).get()
     reserved = area.at(_HEADER + 8, 64).get() | area.at(_HEADER + 16, 64).get()
