@@ -6,6 +6,7 @@ Nothing here knows iced-x86, or what the instruction does.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from trapline.processor.language import FormFacts
 
@@ -45,6 +46,15 @@ class Decoded:
     code: bytes
     form: FormFacts
     operands: tuple[Bound, ...]
+
+    @property
+    def float_opcode(self) -> int:
+        """What x87 keeps as FOP (SDM 1, "Last Instruction Opcode"): the second byte, and the
+        low bits of the first, which no prefix looks like."""
+        for first, second in pairwise(self.code):
+            if first & 0xF8 == 0xD8:
+                return (first & 7) << 8 | second
+        return 0
 
     @property
     def next_rip(self) -> int:

@@ -36,6 +36,7 @@ _SHIFTS = frozenset({"shl", "lshr", "ashr"})
 _COMPARISONS = frozenset({"eq", "ult", "slt"})
 _COUNTS = frozenset({"popcnt", "ctz", "clz", "bswap"})
 _DIVISIONS = frozenset({"udiv_wide", "urem_wide"})
+_INSTRUCTION = {"rip": 64, "next_rip": 64, "float_opcode": 16}  # known of the instruction itself
 
 
 class GrammarError(Exception):
@@ -244,8 +245,12 @@ class _Checker:
         elif op in ("ea", "linear"):
             self.require(width == 64, f"{op} of {width} bits")
             self.memory_operand(args[0])
+        elif op == "number":
+            known = 0 <= args[0] < len(self.form.operands)
+            self.require(known and self.form.operands[args[0]].kind == "st", "not an ST(i)")
+            self.require(width == 8, f"number of {width} bits")
         else:
-            self.require(op == "next_rip" and width == 64, f"no operation {op}")
+            self.require(_INSTRUCTION.get(op) == width, f"no operation {op} of {width} bits")
 
     def division(self, value: Value, scope: _Scope) -> None:
         high, low, divisor = value.args

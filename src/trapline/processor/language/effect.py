@@ -23,7 +23,9 @@ class Place:
     kind "flag": one arithmetic flag, `name` in cf pf af zf sf of; width 1.
     kind "memory": linear-address computation `address` within segment `segment`: either the name
     of a segment register or the number of the operand whose own segment applies.
-    kind "xmm": vector register number `index`.   kind "st": x87 register ST(index).
+    kind "xmm": vector register number `index`.
+    kind "st": x87 register ST(index), as an operand ST(i) by TOP as it was when the instruction
+    began; ST(7) is thus where a push goes.
     kind "x87": physical x87 register R`index`, 80 bits.
     An MMX operand may be written with 80 bits: its x87 register, exponent field and all.
     """

@@ -220,6 +220,20 @@ class Cpu:
         """The address of the following instruction."""
         return Value("next_rip", 64)
 
+    @property
+    def rip(self) -> Value:
+        """The address of this instruction."""
+        return Value("rip", 64)
+
+    @property
+    def float_opcode(self) -> Value:
+        """What x87 keeps of this instruction as its last opcode (FOP)."""
+        return Value("float_opcode", 16)
+
+    def number(self, operand: Operand) -> Value:
+        """The number i of an operand ST(i)."""
+        return Value("number", 8, (operand.index,))
+
     # -- effects -----------------------------------------------------------------------------------
 
     @contextmanager
