@@ -103,7 +103,12 @@ def before(core: Core) -> None:
     notes.stepping = bool(flags & RFLAGS_TF)
     notes.resume = bool(flags & RFLAGS_RF)
     notes.shadow = q[_SHADOW]
-    # Native code must come back for a bus lock that somebody will be told of.
+    choose_signals(core)
+
+
+def choose_signals(core: Core) -> None:
+    """Whether native code must come back for a bus lock, because somebody will be told of it."""
+    q, guest = core.state.q, core.guest
     loud = q[_DEBUGCTL] & DEBUGCTL_BLD and q[_CPL]
     q[_SIGNALS] = 1 if loud or guest is not None and guest.bus_lock_exits else 0
 

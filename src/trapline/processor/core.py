@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trapline.processor.isa  # noqa: F401 - registers the instructions
+from trapline.arch.registers import RFLAGS_RF, RFLAGS_TF
 from trapline.processor import boundary, exceptions, segment
 from trapline.processor.cluster import Cluster
 from trapline.processor.cpuid import Model, model
@@ -16,13 +17,16 @@ from trapline.processor.jit import Engine, SiteTable, SiteTotal
 from trapline.processor.memory import HostBus, Memory
 from trapline.processor.microcode import MICROCODE
 from trapline.processor.msr import Msrs
-from trapline.processor.state import State
+from trapline.processor.state import INDEX, State
 
 if TYPE_CHECKING:
     from trapline.processor.events import Observer
     from trapline.processor.guest import Guest
     from trapline.processor.memory import Bus
 
+_PENDING, _SHADOW = INDEX["pending_debug"], INDEX["interrupt_shadow"]
+_ATTENTION, _ACTIVITY = INDEX["attention"], INDEX["activity"]
+_FLAGS, _DR7, _BUS_LOCK_SEEN = INDEX["system_flags"], INDEX["dr7"], INDEX["bus_lock_seen"]
 _MXCSR_MASKS = 0x1F80
 _FCW_MASKS = 0x3F
 
@@ -198,6 +202,22 @@ class Core:
             boundary.after(self)
         except Fault as fault:
             exceptions.deliver_fault(self, fault)
+
+    def goes_on(self) -> bool:
+        """Whether nothing is to be done at this boundary, so that native code may go on: the
+        quick answer to what `boundary.after` and `before` would find."""
+        q, notes, guest = self.state.q, self.memory.notes, self.guest
+        if q[_PENDING] or q[_SHADOW] or q[_ATTENTION] or q[_ACTIVITY] or self._kicked:
+            return False
+        if q[_FLAGS] & (RFLAGS_TF | RFLAGS_RF) or q[_DR7] & 0xFF or notes.is_unfinished:
+            return False
+        if notes.lock is not None or notes.breakpoints or q[_BUS_LOCK_SEEN]:
+            return False
+        lines = self.interrupt_lines
+        if guest is not None and guest.watches or lines.nmi or lines.vector is not None:
+            return False
+        boundary.choose_signals(self)
+        return True
 
     # -- bus locks that only count -----------------------------------------------------------------
 

@@ -88,6 +88,9 @@ class Processor(Protocol):
     def interpret(self, instruction: Decoded | None = None) -> None:
         """Do the instruction at state.rip (what it is, if known) on the reference engine."""
 
+    def goes_on(self) -> bool:
+        """Whether nothing has to be looked at before the next instruction."""
+
     @property
     def code_mode(self) -> tuple[int, int]:
         """Bitness of the code, width of the stack."""
@@ -105,6 +108,7 @@ class Engine:
         self.state, self.memory = processor.state, processor.memory
         self.caches = (JumpCache(), JumpCache())  # supervisor, user
         self._signature: tuple[int, ...] = ()
+        self._modes: dict[tuple[int, ...], tuple[tuple[int, int], bool]] = {}
         self._mode: tuple[tuple[int, int], bool] | None = None
         self._nowhere = JumpCache()  # stays empty: for single steps
         enter = code.compiler.runtime["trapline_enter"]
@@ -194,13 +198,7 @@ class Engine:
         """Run until something must be looked at between two instructions."""
         state, q = self.state, self.state.q
         enter, address = self._enter, state.address
-        self._follow_mode()
-        cache = self.caches[q[_CPL] == 3]
-        q[_JUMP_CACHE] = cache.address
-        rip = q[_RIP]
-        at = 2 * jump_cache_index(rip)
-        words = cache.words
-        record = words[at + 1] if words[at] == rip else self.find(rip).record
+        record = self._record()
         while True:
             self.entries += 1
             enter(address, record)
@@ -218,17 +216,32 @@ class Engine:
                 q[_RIP] = _QUAD.from_address(record + 8).value
                 if not self._fill():
                     self.processor.interpret()
-                    return
+                    if not self.processor.goes_on():
+                        return
+                    record = self._record()
             elif reason == layout.Exit.FAULT:
                 self._raise_fault()
             elif reason == layout.Exit.INTERPRET:
                 record = q[_RECORD]
                 q[_RIP] = _QUAD.from_address(record + 8).value
                 self.processor.interpret(self.code.interpreted.get(record))
-                return
+                if not self.processor.goes_on():
+                    return
+                record = self._record()
             else:  # ATTENTION, BUS_LOCK: the core's business
                 q[_RIP] = q[_EXIT_RIP]
                 return
+
+    def _record(self) -> int:
+        """The record for RIP, and the state's pointers for the present privilege."""
+        self._follow_mode()
+        q = self.state.q
+        cache = self.caches[q[_CPL] == 3]
+        q[_JUMP_CACHE] = cache.address
+        rip = q[_RIP]
+        at = 2 * jump_cache_index(rip)
+        words = cache.words
+        return words[at + 1] if words[at] == rip else self.find(rip).record
 
     def _follow_mode(self) -> None:
         """Forget what the jump caches hold if it is code of another mode."""
@@ -239,11 +252,15 @@ class Engine:
         )  # fmt: skip
         if signature == self._signature:
             return
-        mode = (self.processor.code_mode, self.processor.is_native_mode)
+        mode = self._modes.get(signature)
+        if mode is None:
+            mode = (self.processor.code_mode, self.processor.is_native_mode)
+            # Whether segments are flat is not in the signature: only 64-bit code does without.
+            if mode[0][0] == 64:
+                self._modes[signature] = mode
         if mode != self._mode:
             self._mode = mode
             self.mappings_changed()
-        # Whether segments are flat is not in the signature: only 64-bit code does without.
         self._signature = signature if mode[0][0] == 64 else ()
 
     def step(self) -> bool:
