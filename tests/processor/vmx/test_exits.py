@@ -431,6 +431,49 @@ def test_a_kick_is_an_external_interrupt(engine: str) -> None:
     assert (exit.reason, machine.read("guest_rip")) == (ExitReason.EXTERNAL_INTERRUPT, CODE)
 
 
+# -- MSR areas ----------------------------------------------------------------------------------
+
+LSTAR, STAR, AREA = 0xC0000082, 0xC0000081, 0x70000
+
+
+def msr_list(machine: Machine, at: int, *rows: tuple[int, int]) -> None:
+    for i, row in enumerate(rows):
+        words = b"".join(word.to_bytes(8, "little") for word in row)
+        machine.ram.load(at + 16 * i, words)
+
+
+def test_msr_lists_are_loaded_stored_and_loaded_again(engine: str) -> None:
+    """SDM 3C, "Loading MSRs" and "Saving MSRs"."""
+    machine = Machine(b"\x0f\x32" + HLT, 0, engine)  # rdmsr
+    machine.set_bits("cpu_based_vm_exec_control", vmx.PROC_MSR_BITMAPS)
+    machine.write(msr_bitmap=MSR_BITMAP)
+    msr_list(machine, AREA, (LSTAR, 0x1111), (STAR, 0x2222))
+    msr_list(machine, AREA + 0x100, (LSTAR, 0))
+    msr_list(machine, AREA + 0x200, (LSTAR, 0x3333))
+    machine.write(
+        vm_entry_msr_load_count=2, vm_entry_msr_load_addr=AREA,
+        vm_exit_msr_store_count=1, vm_exit_msr_store_addr=AREA + 0x100,
+        vm_exit_msr_load_count=1, vm_exit_msr_load_addr=AREA + 0x200,
+    )  # fmt: skip
+    machine.state.rcx = LSTAR
+    assert machine.enter().reason == ExitReason.HLT
+    assert machine.state.rax == 0x1111
+    assert machine.quad(AREA + 0x108) == 0x1111
+    assert (machine.state.lstar, machine.state.star) == (0x3333, 0x2222)
+
+
+@pytest.mark.parametrize(
+    "bad", [(0xC0000100, 0), (LSTAR, 1 << 62), (LSTAR | 1 << 32, 0), (0x33333, 0)]
+)
+def test_an_msr_that_cannot_be_loaded_is_exit_34_with_its_number(bad: tuple[int, int]) -> None:
+    machine = Machine(HLT)
+    msr_list(machine, AREA, (STAR, 1), bad)
+    machine.write(vm_entry_msr_load_count=2, vm_entry_msr_load_addr=AREA)
+    exit = machine.enter()
+    assert (exit.reason, exit.qualification) == (ExitReason.MSR_LOAD_FAILURE | 1 << 31, 2)
+    assert machine.read("guest_rip") == CODE
+
+
 # -- EPT ----------------------------------------------------------------------------------------
 
 EPT = 0x60000

@@ -14,6 +14,7 @@ from trapline.arch.vmx import ExitReason
 from trapline.processor.exceptions import inject
 from trapline.processor.guest import HARDWARE_EXCEPTION, Leave, VmExit
 from trapline.processor.vmx.intercepts import VmxGuest
+from trapline.processor.vmx.msr_areas import load_on_entry, switch_on_exit
 from trapline.processor.vmx.preparation import prepare
 from trapline.processor.vmx.vmcs import Vmcs
 
@@ -33,6 +34,7 @@ _KEEPS_PENDING_DEBUG: Final = frozenset(
         ExitReason.BUS_LOCK,
     }
 )
+_MSR_FAILURE: Final = ExitReason.MSR_LOAD_FAILURE | vmx.REASON_ENTRY_FAILURE
 _MOV_SS: Final = 2
 _SOFTWARE: Final = (4, 6)
 _OTHER: Final = 7
@@ -50,17 +52,16 @@ def enter(core: Core, vmcs: Vmcs) -> VmExit:
             vmcs.exit = refusal
             return refusal
     saved = _switch(core, vmcs) if vmcs.unsaved or vmcs.unloaded else None
-    try:
-        if vmcs.entry_info:
-            _inject(core, vmcs, guest)
-        else:
-            guest.mtf_armed = False
-        _run(core, guest)
-    except Leave as leave:
-        exit = leave.exit
+    refused = load_on_entry(core, vmcs) if vmcs.has_msr_areas else 0
+    if refused:
+        exit = VmExit(_MSR_FAILURE, refused)
+    else:
+        exit = _until_exit(core, vmcs, guest)
     state = core.state
     if state.pending_debug:
         _keep_or_drop_traps(core, exit)
+    if vmcs.has_msr_areas and not refused:
+        switch_on_exit(core, vmcs)
     if saved is not None:
         for slot, word in saved:
             state.q[slot] = word
@@ -91,16 +92,23 @@ def _switch(core: Core, vmcs: Vmcs) -> list[tuple[int, int]]:
     return saved
 
 
-def _run(core: Core, guest: VmxGuest) -> None:
-    """Never returns: ends with Leave."""
+def _until_exit(core: Core, vmcs: Vmcs, guest: VmxGuest) -> VmExit:
+    """Inject what is to be injected, and run."""
     state = core.state
-    while True:
-        core.run()
-        if state.attention:
-            state.attention = 0
-            guest.intercept_interrupt()
-        elif state.activity:
-            time.sleep(_NAP)
+    try:
+        if vmcs.entry_info:
+            _inject(core, vmcs, guest)
+        else:
+            guest.mtf_armed = False
+        while True:
+            core.run()
+            if state.attention:
+                state.attention = 0
+                guest.intercept_interrupt()
+            elif state.activity:
+                time.sleep(_NAP)
+    except Leave as leave:
+        return leave.exit
 
 
 def _inject(core: Core, vmcs: Vmcs, guest: VmxGuest) -> None:

@@ -31,6 +31,11 @@ _LONG_MODE: Final = EFER_LMA | EFER_LME
 _BEYOND_LOW_HALF: Final = ~0x7FFFFFFFFFFF
 _BEYOND_32: Final = ~0xFFFFFFFF
 _DR7, _DEBUGCTL, _PAT, _EFER = (INDEX[name] for name in ("dr7", "debugctl", "pat", "efer"))
+_MSR_COUNTS: Final = (
+    Field.VM_ENTRY_MSR_LOAD_COUNT,
+    Field.VM_EXIT_MSR_STORE_COUNT,
+    Field.VM_EXIT_MSR_LOAD_COUNT,
+)
 _REFUSED: Final = ExitReason.INVALID_GUEST_STATE | vmx.REASON_ENTRY_FAILURE
 
 
@@ -104,6 +109,7 @@ def _load_controls(vmcs: Vmcs) -> None:
         if entry & vmx.ENTRY_IA32E_GUEST:
             efer |= _LONG_MODE
         unloaded.append((_EFER, efer))
+    vmcs.has_msr_areas = any(vmcs.read(field) for field in _MSR_COUNTS)
     vmcs.unsaved, vmcs.unloaded = tuple(unsaved), tuple(unloaded)
 
 

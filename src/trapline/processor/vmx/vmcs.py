@@ -111,6 +111,7 @@ class Vmcs:
         "entry_length",
         "exit",
         "guest",
+        "has_msr_areas",
         "rip_mask",
         "unloaded",
         "unsaved",
@@ -133,6 +134,7 @@ class Vmcs:
         self.entry_length = 0
         self.exit = VmExit(0)
         self.guest: VmxGuest | None = None
+        self.has_msr_areas = False
         self.unloaded: tuple[tuple[int, int], ...] = ()
         """Registers that entry takes from the host instead of from here: slot and word."""
         self.unsaved: tuple[int, ...] = ()
