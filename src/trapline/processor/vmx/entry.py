@@ -53,10 +53,7 @@ def enter(core: Core, vmcs: Vmcs) -> VmExit:
             return refusal
     saved = _switch(core, vmcs) if vmcs.unsaved or vmcs.unloaded else None
     refused = load_on_entry(core, vmcs) if vmcs.has_msr_areas else 0
-    if refused:
-        exit = VmExit(_MSR_FAILURE, refused)
-    else:
-        exit = _until_exit(core, vmcs, guest)
+    exit = VmExit(_MSR_FAILURE, refused) if refused else _until_exit(core, vmcs, guest)
     state = core.state
     if state.pending_debug:
         _keep_or_drop_traps(core, exit)
@@ -114,6 +111,7 @@ def _until_exit(core: Core, vmcs: Vmcs, guest: VmxGuest) -> VmExit:
 def _inject(core: Core, vmcs: Vmcs, guest: VmxGuest) -> None:
     """Deliver the event of the VM-entry interruption information through the guest's IDT."""
     information, state = vmcs.entry_info, core.state
+    vmcs.entry_info = 0
     kind = information >> vmx.EVENT_TYPE_SHIFT & 7
     guest.mtf_armed = True  # the monitor trap comes before the handler's first instruction
     if kind == _OTHER:
