@@ -84,8 +84,8 @@ def is_flat(state: State) -> bool:
 
 
 def is_canonical(state: State, linear: int) -> bool:
-    bits = 57 if state.q[_CR4] & CR4_LA57 else 48
-    return not (linear + (1 << bits - 1) & _MASK_64) >> bits
+    half = 1 << (56 if state.q[_CR4] & CR4_LA57 else 47)
+    return (linear + half & _MASK_64) < 2 * half
 
 
 # -- addresses -------------------------------------------------------------------------------------
@@ -226,12 +226,10 @@ def load(core: Core, name: str, selector: int) -> None:
 
 def load_null(core: Core, name: str, selector: int) -> None:
     """A null selector makes a data segment register unusable."""
-    state = core.state
-    setattr(state, f"{name}_selector", selector)
-    setattr(state, f"{name}_attributes", AR_UNUSABLE)
+    q, at = core.state.q, _AT[name]
+    q[at], q[at + 3] = selector, AR_UNUSABLE
     if not core.model.is_amd:  # AMD's processors keep base and limit
-        setattr(state, f"{name}_base", 0)
-        setattr(state, f"{name}_limit", 0)
+        q[at + 1] = q[at + 2] = 0
 
 
 def check_data(selector: int, descriptor: int, cpl: int) -> None:
@@ -293,11 +291,10 @@ def fill_null_stack(state: State, selector: int, cpl: int) -> None:
 
 def drop_privileged(core: Core, cpl: int) -> None:
     """On a return to an outer ring: data segments it may not use become null."""
-    state = core.state
+    q = core.state.q
     for name in ("es", "ds", "fs", "gs"):
-        attributes = getattr(state, f"{name}_attributes")
-        if attributes & AR_UNUSABLE:
+        attributes = q[_ATTRIBUTES[name]]
+        if attributes & AR_UNUSABLE or attributes >> AR_DPL_SHIFT & 3 >= cpl:
             continue
-        conforming = attributes & TYPE_CODE and attributes & TYPE_CONFORMING
-        if not conforming and attributes >> AR_DPL_SHIFT & 3 < cpl:
+        if not (attributes & TYPE_CODE and attributes & TYPE_CONFORMING):
             load_null(core, name, 0)

@@ -29,7 +29,8 @@ from trapline.processor.guest import (
 )
 from trapline.processor.microcode import operands
 from trapline.processor.microcode.far import check_code_for_return
-from trapline.processor.microcode.registry import GP, microcode
+from trapline.processor.microcode.registry import GP, MASK_64, microcode
+from trapline.processor.state import INDEX
 
 if TYPE_CHECKING:
     from trapline.processor.core import Core
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 _DF = 1 << 10
 _ALWAYS = RFLAGS_STATUS | RFLAGS_TF | _DF | RFLAGS_NT
+_WIDE = RFLAGS_RF | RFLAGS_AC | RFLAGS_ID
+_ALL_FLAGS = _ALWAYS | _WIDE | RFLAGS_IF | RFLAGS_IOPL | RFLAGS_VIF | RFLAGS_VIP
+_RSP, _CPL = INDEX["rsp"], INDEX["cpl"]
 
 
 @microcode("int")
@@ -99,7 +103,7 @@ def _iret_real(core: Core, size: int) -> int:
         raise Fault(GP, 0)
     mask = _ALWAYS | RFLAGS_IF | (0 if is_virtual else RFLAGS_IOPL)
     if size == 4:
-        mask |= RFLAGS_RF | RFLAGS_AC | RFLAGS_ID
+        mask |= _WIDE
     state.rflags = state.rflags & ~mask | image & mask | RFLAGS_FIXED_1
     segment.fill_real(state, "cs", selector)
     stack.commit()
@@ -109,37 +113,57 @@ def _iret_real(core: Core, size: int) -> int:
 def _flags_mask(core: Core, size: int) -> int:
     """Which flags IRET may load, by CPL and IOPL (SDM 2A, IRET)."""
     state = core.state
-    mask = _ALWAYS
-    if size > 2:
-        mask |= RFLAGS_RF | RFLAGS_AC | RFLAGS_ID
-    if state.cpl <= (state.system_flags & RFLAGS_IOPL) >> 12:
+    cpl = state.q[_CPL]
+    if cpl == 0 and size > 2:
+        return _ALL_FLAGS
+    mask = _ALWAYS | (_WIDE if size > 2 else 0)
+    if cpl <= (state.system_flags & RFLAGS_IOPL) >> 12:
         mask |= RFLAGS_IF
-    if state.cpl == 0:
-        mask |= RFLAGS_IOPL | (RFLAGS_VIF | RFLAGS_VIP if size > 2 else 0)
-    return mask
+    return mask | (RFLAGS_IOPL if cpl == 0 else 0)
 
 
 def _iret_protected(core: Core, size: int) -> int:
     """To the same ring or an outer one; from 64-bit code always with a stack."""
     state = core.state
+    if size == 8:
+        return _iret_64(core)
     stack = operands.Stack(core)
     rip, selector, image = stack.pop(size), stack.pop(size) & 0xFFFF, stack.pop(size)
     is_long = bool(state.efer & EFER_LMA)
     if image & RFLAGS_VM and size == 4 and state.cpl == 0 and not is_long:
         return _iret_to_virtual_8086(core, stack, rip, selector, image)
     code = check_code_for_return(core, selector, rip)
-    new_cpl, cpl = selector & 3, state.cpl
-    from_64 = segment.code_mode(state)[0] == 64
-    if from_64 or new_cpl != cpl:
+    new_cpl = selector & 3
+    if segment.code_mode(state)[0] == 64 or new_cpl != state.cpl:
         rsp, stack_selector = stack.pop(size), stack.pop(size) & 0xFFFF
         segment.load_outer_stack(core, stack_selector, new_cpl, bool(code >> 53 & 1 and is_long))
         _set_outer_stack_pointer(core, rsp, size)
     else:
         stack.commit()
+    return _return_to(core, rip, selector, code, image, size)
+
+
+def _iret_64(core: Core) -> int:
+    """The frame of five quadwords, read at once: this is on the path of every #DB."""
+    state = core.state
+    linear = segment.linearize(core, "ss", state.q[_RSP], 40, False)
+    frame = core.memory.read(linear, 40)
+    rip, selector, image = frame & MASK_64, frame >> 64 & 0xFFFF, frame >> 128 & MASK_64
+    code = check_code_for_return(core, selector, rip)
+    segment.load_outer_stack(core, frame >> 256 & 0xFFFF, selector & 3, bool(code >> 53 & 1))
+    state.q[_RSP] = frame >> 192 & MASK_64
+    return _return_to(core, rip, selector, code, image, 8)
+
+
+def _return_to(core: Core, rip: int, selector: int, code: int, image: int, size: int) -> int:
+    """The end of IRET to a protected-mode ring: flags, CS, and the segments left behind."""
+    state = core.state
+    new_cpl, cpl = selector & 3, state.q[_CPL]
     mask = _flags_mask(core, size)
-    state.rflags = state.rflags & ~mask | image & mask | RFLAGS_FIXED_1
+    kept = state.rflags & ~mask if mask != _ALL_FLAGS else 0
+    state.rflags = kept | image & mask | RFLAGS_FIXED_1
     segment.fill(state, "cs", selector, segment.mark_accessed(core, selector, code))
-    state.cpl = new_cpl
+    state.q[_CPL] = new_cpl
     if new_cpl != cpl:
         segment.drop_privileged(core, new_cpl)
     return rip
