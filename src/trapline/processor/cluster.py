@@ -51,6 +51,8 @@ class Cluster:
                 self.cores.remove(core)
                 core.state.bus = 0
                 self._publish()
+            if not self.cores:
+                self.code.compiler.save()
 
     def _publish(self) -> None:
         if len(self.cores) > MAX_PROCESSORS:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-_MAGIC = b"TRAPLINE PACK 1\n"
+_MAGIC = b"TRAPLINE PACK 2\n"
 _SOURCES = ("isa", "language", "jit", "state.py", "flags.py")
 
 
@@ -58,7 +58,7 @@ class PackFolder:
     def __init__(self, key: str) -> None:
         self.path = cache_root() / key[:24]
 
-    def read(self) -> Iterator[tuple[list[Entry], bytes]]:
+    def read(self) -> Iterator[tuple[list[Entry], list[bytes]]]:
         """Every readable pack; a damaged one is skipped."""
         if not self.path.is_dir():
             return
@@ -66,10 +66,12 @@ class PackFolder:
             with contextlib.suppress(OSError, ValueError, struct.error, KeyError, TypeError):
                 yield _parse(path.read_bytes())
 
-    def write(self, entries: list[Entry], code: bytes) -> bool:
-        """Keep a pack; False if the folder cannot be written (then nothing is lost but time)."""
-        head = json.dumps([[e.symbol, e.words, e.plan] for e in entries]).encode()
-        blob = _MAGIC + struct.pack("<QQ", len(head), len(code)) + head + code
+    def write(self, entries: list[Entry], objects: list[bytes]) -> bool:
+        """Keep a pack: handlers, and the object files that hold them all.  False if the folder
+        cannot be written (then nothing is lost but time)."""
+        handlers = [[e.symbol, e.words, e.plan] for e in entries]
+        head = json.dumps([handlers, [len(code) for code in objects]]).encode()
+        blob = _MAGIC + struct.pack("<Q", len(head)) + head + b"".join(objects)
         blob += hashlib.sha256(blob).digest()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -82,16 +84,19 @@ class PackFolder:
         return True
 
 
-def _parse(blob: bytes) -> tuple[list[Entry], bytes]:
+def _parse(blob: bytes) -> tuple[list[Entry], list[bytes]]:
     if not blob.startswith(_MAGIC) or hashlib.sha256(blob[:-32]).digest() != blob[-32:]:
         raise ValueError("not a pack")
-    at = len(_MAGIC) + 16
-    head_size, code_size = struct.unpack_from("<QQ", blob, len(_MAGIC))
+    at = len(_MAGIC) + 8
+    (head_size,) = struct.unpack_from("<Q", blob, len(_MAGIC))
+    handlers, sizes = json.loads(blob[at : at + head_size])
     entries = [
         Entry(symbol, words, [(n, o, w, s) for n, o, w, s in plan])
-        for symbol, words, plan in json.loads(blob[at : at + head_size])
+        for symbol, words, plan in handlers
     ]
-    code = blob[at + head_size : at + head_size + code_size]
-    if len(code) != code_size:
-        raise ValueError("truncated")
-    return entries, code
+    at += head_size
+    objects = []
+    for size in sizes:
+        objects.append(blob[at : at + size])
+        at += size
+    return entries, objects

@@ -65,49 +65,49 @@ class Compiler:
         self.runtime: dict[str, int] = {}
         self.compiled = 0  # handlers compiled by this process, not found on disk
         self.progress: Callable[[int], None] | None = None
-        self._new: list[tuple[list[Entry], str]] = []
+        self._new: list[tuple[list[Entry], bytes]] = []
         key = "|".join(
             (source_key(), llvmlite.__version__, str(binding.llvm_version_info), self._cpu,
              self._features)
         )  # fmt: skip
         self._folder = PackFolder(hashlib.sha256(key.encode()).hexdigest())
-        self._pid = os.getpid()
         self._load()
         atexit.register(self.save)
+        os.register_at_fork(after_in_child=self._after_fork)
 
     # -- from disk ---------------------------------------------------------------------------------
 
     def _load(self) -> None:
         packs = list(self._folder.read())
-        code = None
-        for entries, blob in packs:
-            if entries and entries[0].symbol == _RUNTIME_MARK:
-                code = blob
-        if code is None:
-            code = self._object(runtime_text())
-            self._folder.write([Entry(_RUNTIME_MARK, 0, [])], code)
-        self._add(code)
+        runtime = None
+        for entries, objects in packs:
+            if entries[0].symbol == _RUNTIME_MARK:
+                runtime = objects[0]
+        if runtime is None:
+            runtime = self._object(runtime_text())
+            self._folder.write([Entry(_RUNTIME_MARK, 0, [])], [runtime])
+        self._add(runtime)
         for name in _RUNTIME:
             self.runtime[name] = self._engine.get_function_address(name)
             binding.add_symbol(name, self.runtime[name])
-        self.packs = 0
-        for entries, blob in packs:
-            if entries and entries[0].symbol != _RUNTIME_MARK:
-                fresh = [entry for entry in entries if entry.symbol not in self.handlers]
-                if fresh:
-                    self._add(blob)
-                    self._bind(fresh)
-                    self.packs += 1
+        for entries, objects in packs:
+            fresh = [entry for entry in entries if entry.symbol not in self.handlers]
+            if fresh and entries[0].symbol != _RUNTIME_MARK:
+                self._add(*objects)
+                self._bind(fresh)
 
     def save(self) -> None:
         """Keep what this process compiled, as one pack."""
         with self.lock:
-            if not self._new or os.getpid() != self._pid:
-                return
-            entries = [entry for batch, _ in self._new for entry in batch]
-            text = "".join(text for _, text in self._new)
-            self._folder.write(entries, self._object(self._module(text)))
-            self._new.clear()
+            if self._new:
+                entries = [entry for batch, _ in self._new for entry in batch]
+                self._folder.write(entries, [code for _, code in self._new])
+                self._new.clear()
+
+    def _after_fork(self) -> None:
+        """In a child: what the parent compiled is the parent's to keep."""
+        self.lock = threading.RLock()
+        self._new.clear()
 
     # -- compiling ---------------------------------------------------------------------------------
 
@@ -117,8 +117,7 @@ class Compiler:
             code = self._object(self._module(text))
             self._add(code)
             self._bind(entries)
-            if len(entries) < _WHOLE_PACK or not self._folder.write(entries, code):
-                self._new.append((entries, text))
+            self._new.append((entries, code))
             self.compiled += len(entries)
             if self.progress:
                 self.progress(self.compiled)
@@ -135,8 +134,9 @@ class Compiler:
         passes.getModulePassManager().run(module, passes)
         return bytes(self._machine.emit_object(module))
 
-    def _add(self, code: bytes) -> None:
-        self._engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    def _add(self, *objects: bytes) -> None:
+        for code in objects:
+            self._engine.add_object_file(binding.ObjectFileRef.from_data(code))
         self._engine.finalize_object()
 
     def _bind(self, entries: list[Entry]) -> None:
