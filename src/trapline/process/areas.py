@@ -64,33 +64,34 @@ class Area:
 
 
 class AreaMap:
-    """Areas in order of address, never overlapping."""
+    """Areas in order of address, never overlapping.
+
+    Changes are for one thread at a time; a question finds the map as it was before or after one.
+    """
 
     def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._areas: list[Area] = []
+        self._index: tuple[list[int], list[Area]] = ([], [])
 
     def __iter__(self) -> Iterator[Area]:
-        return iter(list(self._areas))
+        return iter(self._index[1])
 
     def __len__(self) -> int:
-        return len(self._areas)
+        return len(self._index[1])
 
     def find(self, linear: int) -> Area | None:
         """The area that holds this address."""
-        index = bisect_right(self._starts, linear) - 1
+        starts, areas = self._index
+        index = bisect_right(starts, linear) - 1
         if index < 0:
             return None
-        area = self._areas[index]
+        area = areas[index]
         return area if linear < area.end else None
 
     def between(self, start: int, end: int) -> list[Area]:
         """The parts of areas that lie in [start, end), in order."""
-        first, last = self._span(start, end)
-        return [
-            area.part(max(area.start, start), min(area.end, end))
-            for area in self._areas[first:last]
-        ]
+        starts, areas = self._index
+        first, last = _span(starts, areas, start, end)
+        return [area.part(max(area.start, start), min(area.end, end)) for area in areas[first:last]]
 
     def gaps(self, start: int, end: int) -> list[tuple[int, int]]:
         """The parts of [start, end) where nothing is mapped."""
@@ -114,9 +115,10 @@ class AreaMap:
         """Forget [start, end); what was there is returned."""
         removed = self.between(start, end)
         if removed:
-            first, last = self._span(start, end)
+            starts, areas = self._index
+            first, last = _span(starts, areas, start, end)
             kept = []
-            head, tail = self._areas[first], self._areas[last - 1]
+            head, tail = areas[first], areas[last - 1]
             if head.start < start:
                 kept.append(head.part(head.start, start))
             if tail.end > end:
@@ -127,13 +129,14 @@ class AreaMap:
     def add(self, area: Area) -> None:
         """Put an area in, in place of whatever was there."""
         self.remove(area.start, area.end)
-        index = bisect_left(self._starts, area.start)
+        starts, areas = self._index
+        index = bisect_left(starts, area.start)
         first, last, merged = index, index, area
-        if index and area.continues(self._areas[index - 1]):
+        if index and area.continues(areas[index - 1]):
             first -= 1
-            merged = replace(self._areas[first], end=area.end)
-        if index < len(self._areas) and self._areas[index].continues(area):
-            merged = replace(merged, end=self._areas[index].end)
+            merged = replace(areas[first], end=area.end)
+        if index < len(areas) and areas[index].continues(area):
+            merged = replace(merged, end=areas[index].end)
             last += 1
         self._put(first, last, [merged])
 
@@ -143,25 +146,26 @@ class AreaMap:
             if area.prot != prot:
                 self.add(replace(area, prot=prot))
 
-    def clear(self) -> None:
-        self._starts.clear()
-        self._areas.clear()
-
     def check(self) -> None:
         """Raise unless the areas are whole pages, in order and apart."""
-        for before, after in pairwise(self._areas):
+        starts, areas = self._index
+        for before, after in pairwise(areas):
             if before.end > after.start:
                 raise AssertionError(f"{before} overlaps {after}")
-        for start, area in zip(self._starts, self._areas, strict=True):
+        for start, area in zip(starts, areas, strict=True):
             if start != area.start or (start | area.end) % PAGE or area.start >= area.end:
                 raise AssertionError(f"{area} is malformed")
 
-    def _span(self, start: int, end: int) -> tuple[int, int]:
-        first = bisect_right(self._starts, start) - 1
-        if first < 0 or self._areas[first].end <= start:
-            first += 1
-        return first, max(first, bisect_left(self._starts, end))
+    def _put(self, first: int, last: int, new: list[Area]) -> None:
+        starts, areas = self._index
+        self._index = (
+            [*starts[:first], *(area.start for area in new), *starts[last:]],
+            [*areas[:first], *new, *areas[last:]],
+        )
 
-    def _put(self, first: int, last: int, areas: list[Area]) -> None:
-        self._areas[first:last] = areas
-        self._starts[first:last] = [area.start for area in areas]
+
+def _span(starts: list[int], areas: list[Area], start: int, end: int) -> tuple[int, int]:
+    first = bisect_right(starts, start) - 1
+    if first < 0 or areas[first].end <= start:
+        first += 1
+    return first, max(first, bisect_left(starts, end))

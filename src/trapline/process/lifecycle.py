@@ -19,7 +19,7 @@ from trapline.process.load import Image, Plan, load
 from trapline.process.mapping import unmap_memory
 from trapline.process.memory import GuestMemory
 from trapline.process.syscalls.table import NUMBERS
-from trapline.process.thread import EndThread, Thread
+from trapline.process.thread import EndThread, Snapshot, Thread
 
 if TYPE_CHECKING:
     from trapline.process.process import Process
@@ -51,6 +51,18 @@ def start_program(process: Process, planned: Plan) -> Thread:
     process.observer.thread_started(process.pid, thread.tid, regs.rsp)
     rename(thread, os.path.basename(os.fsdecode(planned.named)))
     return thread
+
+
+def fork(process: Process, thread: Thread, start: Snapshot) -> int:
+    """Fork the VMM; in the child, 0, and the thread goes on from `start` in a VM of its own."""
+    # Nobody may be in the middle of changing what the child gets a copy of.
+    with process.lock, process.memory.lock:
+        child = os.fork()
+        if not child:
+            process.become_child(thread, start)
+    if child:
+        process.observer.forked(process.pid, child)
+    return child
 
 
 def run_leader(process: Process, thread: Thread) -> Outcome:
