@@ -83,6 +83,8 @@ class VmxBackend:
             return exits.FailEntry(failure.error)
         finally:
             vcpu.in_guest = False
+        # Now, as the program may be killed before it comes back here.
+        self.core.hand_over_bus_locks()
         events = vcpu.events
         if events.needs_reinjection:
             events.delivered()
