@@ -18,6 +18,10 @@ GDT, IDT, TSS = 0x4000, 0x5000, 0x6000
 MSR_BITMAP, IO_BITMAP = 0x8000, 0x9000
 HANDLERS = 0xB000
 CODE, STACK, KERNEL_STACK, DATA = 0x10000, 0x28000, 0x38000, 0x50000
+SPLIT = DATA + 0x3E
+LOCK_XADD = b"\xf0\x0f\xc1\x07"  # lock xadd [rdi], eax
+HLT = b"\xf4"
+SPIN = b"\xeb\xfe"
 _TABLE = paging.PTE_P | paging.PTE_W | paging.PTE_U
 _SELECTORS = {0: (0x08, 0x10), 3: (0x2B, 0x23)}
 
