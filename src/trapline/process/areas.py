@@ -115,22 +115,13 @@ class AreaMap:
         """Forget [start, end); what was there is returned."""
         removed = self.between(start, end)
         if removed:
-            starts, areas = self._index
-            first, last = _span(starts, areas, start, end)
-            kept = []
-            head, tail = areas[first], areas[last - 1]
-            if head.start < start:
-                kept.append(head.part(head.start, start))
-            if tail.end > end:
-                kept.append(tail.part(end, tail.end))
-            self._put(first, last, kept)
+            self._set(self._without(start, end))
         return removed
 
     def add(self, area: Area) -> None:
         """Put an area in, in place of whatever was there."""
-        self.remove(area.start, area.end)
-        starts, areas = self._index
-        index = bisect_left(starts, area.start)
+        areas = self._without(area.start, area.end)
+        index = bisect_left(areas, area.start, key=_start)
         first, last, merged = index, index, area
         if index and area.continues(areas[index - 1]):
             first -= 1
@@ -138,7 +129,8 @@ class AreaMap:
         if index < len(areas) and areas[index].continues(area):
             merged = replace(merged, end=areas[index].end)
             last += 1
-        self._put(first, last, [merged])
+        areas[first:last] = [merged]
+        self._set(areas)
 
     def protect(self, start: int, end: int, prot: int) -> None:
         """Give every area in [start, end) these rights."""
@@ -156,12 +148,26 @@ class AreaMap:
             if start != area.start or (start | area.end) % PAGE or area.start >= area.end:
                 raise AssertionError(f"{area} is malformed")
 
-    def _put(self, first: int, last: int, new: list[Area]) -> None:
+    def _without(self, start: int, end: int) -> list[Area]:
+        """The areas but for [start, end)."""
         starts, areas = self._index
-        self._index = (
-            [*starts[:first], *(area.start for area in new), *starts[last:]],
-            [*areas[:first], *new, *areas[last:]],
-        )
+        first, last = _span(starts, areas, start, end)
+        if first == last:
+            return list(areas)
+        kept = []
+        head, tail = areas[first], areas[last - 1]
+        if head.start < start:
+            kept.append(head.part(head.start, start))
+        if tail.end > end:
+            kept.append(tail.part(end, tail.end))
+        return [*areas[:first], *kept, *areas[last:]]
+
+    def _set(self, areas: list[Area]) -> None:
+        self._index = ([area.start for area in areas], areas)
+
+
+def _start(area: Area) -> int:
+    return area.start
 
 
 def _span(starts: list[int], areas: list[Area], start: int, end: int) -> tuple[int, int]:
