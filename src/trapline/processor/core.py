@@ -236,7 +236,7 @@ class Core:
             self._hand_over(total)
 
     def _hand_over(self, total: SiteTotal | None) -> None:
-        if total is not None and total.count and self.observer is not None:
+        if total is not None and total.times and self.observer is not None:
             self.observer.bus_lock_total(*total)
 
     def close(self) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from trapline.arch.registers import FSW_TOP_SHIFT
@@ -30,7 +29,7 @@ from trapline.processor.language import (
     Value,
     When,
     Write,
-    record,
+    recording,
 )
 from trapline.processor.state import INDEX, OFFSET, SEGMENTS, X87_OFFSET, XMM_OFFSET
 from trapline.processor.units import require, unit_of
@@ -48,8 +47,12 @@ _ITERATIONS = 4096  # of a REP instruction before the boundary is looked at
 
 class _Memory(Protocol):
     def read(self, linear: int, size: int) -> int: ...
+
     def write(self, linear: int, size: int, word: int) -> None: ...
-    def update(self, linear: int, size: int, change: Callable[[int], int], locked: bool) -> int: ...
+
+    def update(
+        self, linear: int, size: int, function: Callable[[int], int], locked: bool = True
+    ) -> int: ...
 
 
 class Host(Protocol):
@@ -63,12 +66,6 @@ class Host(Protocol):
 
     def run_microcode(self, name: str, instruction: Decoded, args: Sequence[int]) -> int | None:
         """A microcode function; the new RIP, or None for the next instruction."""
-
-
-@lru_cache(maxsize=None)
-def recording(form: FormFacts) -> list[Effect]:
-    """The effects of a form, recorded once."""
-    return record(form)
 
 
 def execute(host: Host, instruction: Decoded, iterations: int = _ITERATIONS) -> bool:

@@ -10,8 +10,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from trapline.processor.interp import recording
-from trapline.processor.language import Effect, FormFacts, Place, Read, Repeat, When, Write
+from trapline.processor.language import (
+    Effect,
+    FormFacts,
+    Place,
+    Read,
+    Repeat,
+    When,
+    Write,
+    recording,
+)
 from trapline.processor.state import OFFSET, XMM_OFFSET
 
 if TYPE_CHECKING:

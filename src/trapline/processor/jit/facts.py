@@ -7,7 +7,6 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from trapline.processor.flags import CcKind
-from trapline.processor.interp import recording
 from trapline.processor.jit.entangled import is_entangled
 from trapline.processor.jit.primitives import PRIMITIVES
 from trapline.processor.language import (
@@ -25,6 +24,7 @@ from trapline.processor.language import (
     Update,
     When,
     Write,
+    recording,
 )
 
 if TYPE_CHECKING:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trapline.processor.interp import recording
 from trapline.processor.jit.cache import Entry
 from trapline.processor.jit.compiler import Compiler, Handler
 from trapline.processor.jit.fields import Fields
 from trapline.processor.jit.flags import UNKNOWN
 from trapline.processor.jit.lowering import Lowering, Unsupported
 from trapline.processor.jit.shape import Shape
+from trapline.processor.language import recording
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ class SiteTotal(NamedTuple):
     size: int
     cpl: int
     linear: int
-    count: int
+    times: int
 
 
 class SiteTable:

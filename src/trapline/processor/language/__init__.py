@@ -25,7 +25,13 @@ from trapline.processor.language.recorder import (
     Operand,
     OperandKind,
 )
-from trapline.processor.language.registry import INSTRUCTIONS, Instruction, instruction, record
+from trapline.processor.language.registry import (
+    INSTRUCTIONS,
+    Instruction,
+    instruction,
+    record,
+    recording,
+)
 from trapline.processor.language.value import Value, concat, const, divide
 
 __all__ = [
@@ -58,4 +64,5 @@ __all__ = [
     "divide",
     "instruction",
     "record",
+    "recording",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from trapline.processor.language.effect import Effect, Place
 from trapline.processor.language.recorder import Cpu, FormFacts, Operand
@@ -56,3 +57,9 @@ def record(form: FormFacts) -> list[Effect]:
         operands.append(Operand(cpu, index, place, kind.kind))
     entry.describe(cpu, *operands)
     return cpu.effects
+
+
+@cache
+def recording(form: FormFacts) -> list[Effect]:
+    """The effects of a form, recorded once; both engines replay this list."""
+    return record(form)
