@@ -195,3 +195,17 @@ def test_cached_frames_stay_until_they_are_flushed() -> None:
     nested.bare.memory.write(LINEAR, 1, 2)
     nested.bare.memory.flush_frames()
     assert nested.left(WRITE)[0] == "violation"
+
+
+def test_a_pointer_that_comes_again_starts_afresh() -> None:
+    nested = Nested()
+    first = nested.bare.guest.ept_pointer
+    nested.bare.memory.write(LINEAR, 1, 1)
+    other = Tables(nested.bare, start=0x300000)
+    nested.bare.guest.ept_pointer = other.root | 6 | 3 << 3
+    nested.bare.memory.mode_changed()
+    assert nested.left(READ)[1] == 0x1000 + 8 * (LINEAR >> 39)  # the guest's own root
+    nested.map(nested.page, 0, 0)
+    nested.bare.guest.ept_pointer = first
+    nested.bare.memory.mode_changed()
+    assert nested.left(WRITE)[1] == nested.page

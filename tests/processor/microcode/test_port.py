@@ -6,6 +6,7 @@ import pytest
 
 from tests.processor.long_mode import DATA, KERNEL, TASK, USER, LongMode
 from trapline.arch.registers import RFLAGS_IOPL
+from trapline.processor.memory import Ram
 
 GP = 13
 IN_AL_60, OUT_DX_EAX, OUT_60_AL = b"\xe4\x60", b"\xef", b"\xe6\x60"
@@ -26,30 +27,37 @@ class Ports:
         self.log.append((offset, size, word))
 
 
+class Wired(LongMode):
+    """A processor with the device at port 0x60."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ports = Ports()
+        assert isinstance(self.bus, Ram)
+        self.bus.attach_port(0x60, 16, self.ports)
+
+
 @pytest.fixture
-def machine() -> LongMode:
-    machine = LongMode()
-    machine.ports = Ports()  # type: ignore[attr-defined]
-    machine.bus.attach_port(0x60, 16, machine.ports)  # type: ignore[attr-defined]
-    return machine
+def machine() -> Wired:
+    return Wired()
 
 
-def test_in_and_out_by_size(machine: LongMode) -> None:
+def test_in_and_out_by_size(machine: Wired) -> None:
     code = IN_AL_60 + OUT_60_AL + b"\x66\xef" + OUT_DX_EAX + b"\xed"
     machine.kernel(code, rax=0x1122334455667788, rdx=0x64).step()
     assert machine.state.rax == 0x1122334455667701  # only AL
     machine.step(3)
-    assert machine.ports.log == [(0, 1, 1), (4, 2, 0x7701), (4, 4, 0x55667701)]  # type: ignore[attr-defined]
+    assert machine.ports.log == [(0, 1, 1), (4, 2, 0x7701), (4, 4, 0x55667701)]
     machine.step()
     assert machine.state.rax == 2  # EAX, zero-extended
 
 
-def test_nobody_answers_with_ones(machine: LongMode) -> None:
+def test_nobody_answers_with_ones(machine: Wired) -> None:
     machine.kernel(b"\x66\xed", rdx=0x1000, rax=0).step()
     assert machine.state.rax == 0xFFFF
 
 
-def test_users_need_iopl_or_the_bitmap(machine: LongMode) -> None:
+def test_users_need_iopl_or_the_bitmap(machine: Wired) -> None:
     machine.user(IN_AL_60).step()
     assert (machine.vector, machine.frame(True).error_code) == (GP, 0)
     machine.user(IN_AL_60, system_flags=2 | RFLAGS_IOPL).step()
@@ -65,7 +73,7 @@ def test_users_need_iopl_or_the_bitmap(machine: LongMode) -> None:
     assert machine.vector == GP
 
 
-def test_repeated_input_fills_memory(machine: LongMode) -> None:
+def test_repeated_input_fills_memory(machine: Wired) -> None:
     machine.kernel(b"\xf3\x6c", rdx=0x60, rdi=DATA, rcx=3)
     machine.step(3)
     assert (machine.state.rip, machine.state.rcx, machine.state.rdi) == (KERNEL + 2, 0, DATA + 3)
@@ -74,16 +82,16 @@ def test_repeated_input_fills_memory(machine: LongMode) -> None:
     assert machine.state.rip == KERNEL + 2
 
 
-def test_repeated_output_goes_down_with_df(machine: LongMode) -> None:
+def test_repeated_output_goes_down_with_df(machine: Wired) -> None:
     machine.set_word(0x42000, 0x1111_2222_3333_4444)
     registers = {"rdx": 0x60, "rsi": DATA + 4, "rcx": 2, "system_flags": 2 | 1 << 10}
     machine.kernel(b"\xf3\x6f", **registers).step(2)
-    assert [word for _, _, word in machine.ports.log] == [0x11112222, 0x33334444]  # type: ignore[attr-defined]
+    assert [word for _, _, word in machine.ports.log] == [0x11112222, 0x33334444]
     assert machine.state.rsi == DATA - 4
 
 
-def test_a_faulting_element_leaves_the_count(machine: LongMode) -> None:
+def test_a_faulting_element_leaves_the_count(machine: Wired) -> None:
     machine.user(b"\xf3\x6c", rdx=0x60, rdi=USER + 0x5FFF, rcx=3, system_flags=2 | RFLAGS_IOPL)
     machine.step(2)
     assert (machine.vector, machine.state.rcx, machine.state.rdi) == (14, 2, USER + 0x6000)
-    assert machine.ports.count == 1  # type: ignore[attr-defined]
+    assert machine.ports.count == 1

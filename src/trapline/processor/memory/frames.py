@@ -35,22 +35,23 @@ class Frames:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._pointer: int | None = None
-        self._all: dict[int | None, dict[int, Frame]] = {None: {}}
-        self.known = self._all[None]
+        self.known: dict[int, Frame] = {}
         self.walk_access = READ  # how the walk of the guest's own tables counts
 
     def use(self, pointer: int | None) -> None:
-        """Translate through this EPT pointer from now on; None: physical addresses as they are."""
-        self._pointer = pointer
-        self.known = self._all.setdefault(pointer, {})
+        """Translate through this EPT pointer from now on; None: physical addresses as they are.
+
+        Nothing is kept for the pointer before: its tables may be gone when it comes again.
+        """
+        if pointer != self._pointer:
+            self._pointer = pointer
+            self.known.clear()
         has_flags = pointer is not None and pointer & _EPTP_ACCESSED_DIRTY
         self.walk_access = READ | WRITE if has_flags else READ
 
     def forget(self) -> None:
         """Drop everything cached (INVEPT, or the memory map or an MTRR changed)."""
-        for known in self._all.values():
-            known.clear()
-        self._all = {None: self._all[None], self._pointer: self.known}
+        self.known.clear()
 
     def frame(self, physical: int, access: int, linear: int | None, is_walk: bool) -> Frame:
         """The frame of a page, with the rights for `access`; leaves the guest if there are none.
