@@ -113,6 +113,8 @@ def trace(session: Session, output: str | None) -> tuple[int, Summary | None]:
             writer = TraceWriter(path, {**header, "backend": session.backend})
         except OSError as error:
             raise Failure(f"cannot write {output or path}: {reason(error)}") from None
+        if writer.problem:
+            raise Failure(f"cannot write {output or path}: {writer.problem}")
         wait_status = run_session(session, writer)
         recorded = read_trace(path)
         if not recorded.pids:
@@ -142,16 +144,26 @@ def _trace_path(output: str | None) -> Iterator[str]:
     if output is not None and _is_plain(output):
         yield output
         return
+    if output is not None and os.path.isdir(output):
+        raise Failure(f"cannot write {output}: Is a directory")
     descriptor = os.memfd_create("trapline-trace", os.MFD_CLOEXEC)
     # By the parent's number, as children look for it under their own.
     path = f"/proc/{os.getpid()}/fd/{descriptor}"
     try:
         yield path
         if output is not None:
-            with open(path, "rb") as source, open(output, "wb") as target:
-                shutil.copyfileobj(source, target)
+            _hand_over(path, output)
     finally:
         os.close(descriptor)
+
+
+def _hand_over(path: str, output: str) -> None:
+    """Copy a whole trace to what cannot be appended to: a pipe, a terminal, a device."""
+    try:
+        with open(path, "rb") as source, open(output, "wb") as target:
+            shutil.copyfileobj(source, target)
+    except OSError as error:
+        complain(f"cannot write {output}: {reason(error)}")
 
 
 def _is_plain(path: str) -> bool:

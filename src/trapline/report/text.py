@@ -30,7 +30,7 @@ CAUSES = {"split": "split lock", "uncached": "uncached lock"}
 
 def print_text(summary: Summary, stream: TextIO, top: int = TOP) -> None:
     """Print the report; `top` sites in full (0: all), the others in one line each."""
-    console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = _Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
     is_unicode = "utf" in (getattr(stream, "encoding", None) or "").lower()
     writer = _Writer(console, is_unicode)
     writer.heading(summary)
@@ -42,6 +42,13 @@ def print_text(summary: Summary, stream: TextIO, top: int = TOP) -> None:
         writer.missing(missing)
     for note in summary.notes:
         console.print(Text(f"note: {note}", "dim"))
+
+
+class _Console(Console):
+    """Leaves it to the caller what a reader's going away means."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 class _Writer:
