@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from typing import Any, cast
 
 import iced_x86
 from iced_x86 import DecoderOptions, MemorySizeExt, OpKind, Register
@@ -88,18 +89,18 @@ _BRANCH_KINDS = (OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH6
 
 @cache
 def _memory_width(memory_size: int) -> int:
-    return int(MemorySizeExt.size(memory_size)) * 8
+    return int(MemorySizeExt.size(cast(Any, memory_size))) * 8
 
 
 @cache
 def _operand_size(code: int) -> int:
-    return int(iced_x86.OpCodeInfo(code).operand_size)
+    return int(iced_x86.OpCodeInfo(cast(Any, code)).operand_size)
 
 
 @cache
 def _address_size(code: int) -> int:
     """What the opcode itself says, as that of LOOP does; 0 where it says nothing."""
-    return int(iced_x86.OpCodeInfo(code).address_size)
+    return int(iced_x86.OpCodeInfo(cast(Any, code)).address_size)
 
 
 def _segment(item: iced_x86.Instruction, bitness: int) -> str:

@@ -59,7 +59,9 @@ class Host(Protocol):
     """What the engine needs of the processor it runs on."""
 
     state: State
-    memory: _Memory
+
+    @property
+    def memory(self) -> _Memory: ...
 
     def linearize(self, segment: str, offset: int, size: int, is_write: bool) -> int:
         """Segment:offset to a linear address, with the segment's checks."""
@@ -197,7 +199,7 @@ class _Replay:
             return int(getattr(self.instruction, value.op))
         bound = self.instruction.operands[value.args[0]]
         if value.op == "number":
-            return bound.number
+            return int(bound.number)
         offset = self.offset(bound)
         if value.op == "ea":
             return offset

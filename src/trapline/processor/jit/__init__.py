@@ -1,11 +1,11 @@
 """The fast engine; llvmlite stays inside."""
 
-from trapline.processor.jit import sse_float, vector, vector_across
+from trapline.processor.jit import sse_float, vector, vector_across, x87
 from trapline.processor.jit.blocks import CodeCache
 from trapline.processor.jit.engine import Engine
 from trapline.processor.jit.sites import SiteTable, SiteTotal
 
 # The families of primitives are named so that importing this room registers them.
 __all__ = [
-    "CodeCache", "Engine", "SiteTable", "SiteTotal", "sse_float", "vector", "vector_across",
+    "CodeCache", "Engine", "SiteTable", "SiteTotal", "sse_float", "vector", "vector_across", "x87",
 ]  # fmt: skip

@@ -8,7 +8,8 @@ from trapline.processor.jit.cache import Entry
 from trapline.processor.jit.compiler import Compiler, Handler
 from trapline.processor.jit.fields import Fields
 from trapline.processor.jit.flags import UNKNOWN
-from trapline.processor.jit.lowering import Lowering, Unsupported
+from trapline.processor.jit.lowering import Lowering
+from trapline.processor.jit.operands import Unsupported
 from trapline.processor.jit.shape import Shape
 from trapline.processor.language import recording
 
