@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from trapline.kvm import Kvm, open_kvm
+from trapline.kvm.host import HostKvm
 
 
 def _opened(name: str) -> Kvm:
@@ -17,6 +19,12 @@ def _opened(name: str) -> Kvm:
         return open_kvm("host")
     except OSError as error:
         pytest.skip(f"/dev/kvm does not open: {error}")
+
+
+def is_pvm(kvm: Kvm) -> bool:
+    """Whether this is the host's KVM, and one without hardware support under it, which does some
+    things otherwise than processors do."""
+    return isinstance(kvm, HostKvm) and Path("/sys/module/kvm_pvm").exists()
 
 
 @pytest.fixture(params=["interp", "jit", "host"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.kvm.conftest import is_pvm
 from tests.kvm.guest import (
     DATA,
     HANDLERS,
@@ -132,6 +133,30 @@ def test_without_the_capability_a_pending_payload_is_delivered_by_looking(softwa
     seen = guest.vcpu.get_vcpu_events()
     assert (seen.exception_injected, seen.exception_pending) == (1, 0)
     assert guest.vcpu.get_debugregs().dr6 == 0xFFFF07F0
+
+
+@pytest.mark.parametrize(
+    ("code", "vector", "length"),
+    [(b"\xcd\x81", 0x81, 2), (b"\xcc", 3, 1), (b"\x0f\x0b", 6, 0), (b"\xf1", 1, 1)],
+)
+def test_an_event_whose_delivery_touches_memory_for_the_first_time_is_delivered_once(
+    kvm: Kvm, code: bytes, vector: int, length: int
+) -> None:
+    """The IDT lies on a page nobody has used: an exit in the middle, and the event again."""
+    if is_pvm(kvm) and vector not in (3, 6):
+        pytest.skip("PVM delivers INT n and INT1 in its own way")
+    guest = long_mode(kvm, code + SPIN, cpl=3)
+    at = handle(guest, vector, HLT, dpl=3)
+    gate = guest.memory.read(IDT + 16 * vector, 16)
+    guest.memory.write(0x200000 + 16 * vector, gate)
+    sregs = guest.vcpu.get_sregs()
+    sregs.idt.base = 0x200000
+    guest.vcpu.set_sregs(sregs)
+    assert isinstance(guest.vcpu.run(), exits.Hlt)
+    assert guest.vcpu.regs.rip == at + 1
+    assert frame(guest)[0] == USER_CODE + length
+    assert guest.vcpu.regs.rsp == KERNEL_STACK - 40
+    guest.close()
 
 
 # -- kvm_multiple_exception ---------------------------------------------------------------------

@@ -82,6 +82,7 @@ def inject(
     while True:
         if guest is not None:
             guest.vectoring_info = EVENT_VALID | kind << 8 | vector
+            guest.vectoring_length = length
             if error_code is not None:
                 guest.vectoring_info |= EVENT_ERROR_CODE
                 guest.vectoring_error_code = error_code

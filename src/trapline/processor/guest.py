@@ -68,9 +68,11 @@ class Guest(Protocol):
 
     vectoring_info: int
     vectoring_error_code: int
-    """The event being delivered through the IDT, in the interruption-information format.
+    vectoring_length: int
+    """The event being delivered through the IDT, in the interruption-information format, and the
+    length of the instruction that caused it, if it is software's.
 
-    The delivery code sets both before its first memory access and clears `vectoring_info` when
+    The delivery code sets them before its first memory access and clears `vectoring_info` when
     the event's first instruction is next; an exit in between reports them.
     """
 

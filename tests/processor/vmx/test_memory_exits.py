@@ -100,6 +100,16 @@ def test_a_violation_on_a_paging_entry_says_so(engine: str) -> None:
     assert exit.qualification & 0x1C0 == 1 << 7
 
 
+def test_a_violation_while_delivering_a_software_interrupt_reports_its_length(engine: str) -> None:
+    """It is needed to inject the interrupt again: RIP is still the INT."""
+    machine = ept_guest(engine, b"\xcd\x80" + HLT, {1: 0})
+    machine.write(guest_idtr_base=0x200000)
+    exit = machine.enter()
+    assert (exit.reason, exit.guest_physical) == (ExitReason.EPT_VIOLATION, 0x200800)
+    assert (exit.vectoring_info, exit.instruction_length) == (0x80000480, 2)
+    assert machine.read("guest_rip") == CODE
+
+
 def test_a_misconfigured_entry_is_exit_49(engine: str) -> None:
     machine = ept_guest(engine, b"\x8a\x07" + HLT, {1: 1 << 21 | 0xB2})  # write-only
     machine.state.rdi = 0x200123

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trapline.arch import vmx
-from trapline.arch.vmcs import Field
 from trapline.arch.vmx import EventType
 from trapline.processor import VmExit
 
@@ -27,11 +26,11 @@ def requeue(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> None:
         backend.state.nmi_blocked = 0
     elif kind in (EventType.HARDWARE_EXCEPTION, EventType.SOFTWARE_EXCEPTION):
         if kind == EventType.SOFTWARE_EXCEPTION:
-            backend.instruction_length = backend.vmcs.read(Field.VM_EXIT_INSTRUCTION_LEN)
+            backend.instruction_length = exit.instruction_length
         has_error_code = information & vmx.EVENT_ERROR_CODE
         vcpu.events.requeue(vector, exit.vectoring_error_code if has_error_code else None)
     elif kind in (EventType.SOFTWARE_INTERRUPT, EventType.EXTERNAL_INTERRUPT):
         is_soft = kind == EventType.SOFTWARE_INTERRUPT
         if is_soft:
-            backend.instruction_length = backend.vmcs.read(Field.VM_EXIT_INSTRUCTION_LEN)
+            backend.instruction_length = exit.instruction_length
         vcpu.events.queue_interrupt(vector, is_soft)

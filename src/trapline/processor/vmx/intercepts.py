@@ -85,7 +85,7 @@ class VmxGuest:
         self.ept_pointer: int | None = None
         self.watches = 0
         self.vectoring_info = 0
-        self.vectoring_error_code = 0
+        self.vectoring_error_code = self.vectoring_length = 0
         self.tsc_offset = 0
         self.bus_lock_exits = False
         self.mtf_armed = False
@@ -342,6 +342,8 @@ class VmxGuest:
         if self.vectoring_info:
             exit.vectoring_info = self.vectoring_info
             exit.vectoring_error_code = self.vectoring_error_code
+            if self.vectoring_info >> 8 & 7 > HARDWARE_EXCEPTION:
+                exit.instruction_length = self.vectoring_length
             self.vectoring_info = 0
         raise Leave(exit)
 
