@@ -1,6 +1,6 @@
 """The reference engine."""
 
-from trapline.processor.interp import sse_float, vector, vector_across
-from trapline.processor.interp.engine import execute, recording
+from trapline.processor.interp import sse_float, vector, vector_across, x87
+from trapline.processor.interp.engine import execute
 
-__all__ = ["execute", "recording", "sse_float", "vector", "vector_across"]
+__all__ = ["execute", "sse_float", "vector", "vector_across", "x87"]

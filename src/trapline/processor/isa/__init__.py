@@ -26,6 +26,10 @@ from trapline.processor.isa import (
     stack,
     string,
     system,
+    x87_arithmetic,
+    x87_compare,
+    x87_control,
+    x87_move,
 )
 
 __all__ = [
@@ -54,4 +58,8 @@ __all__ = [
     "stack",
     "string",
     "system",
+    "x87_arithmetic",
+    "x87_compare",
+    "x87_control",
+    "x87_move",
 ]

@@ -22,9 +22,8 @@ _NAN, _UNDERFLOW = const(INDEFINITE, 80), const(UNDERFLOW, 16)
 
 
 def _memory(operation: str, integer: bool) -> Description:
-    """ST(0) := ST(0) op memory (or the other way round)."""
-
     def description(cpu: Cpu, src: Operand) -> None:
+        """ST(0) := ST(0) op memory (or the other way round)."""
         unit = Unit(cpu, src)
         right = src.get()
         empty = unit.is_empty(0)
@@ -33,16 +32,15 @@ def _memory(operation: str, integer: bool) -> Description:
         of = (operation, kind)
         result, status = results(cpu, "two", target.get(), right, widths=(80,), of=of)
         status = empty.select(_UNDERFLOW, status)
-        with unit.finish(status, tags=unit.tags | unit.tag(0)):
+        with cpu.when(unit.conclude(status, tags=unit.tags | unit.tag(0))):
             target.set(empty.select(_NAN, result))
 
     return description
 
 
 def _registers(operation: str, pops: bool) -> Description:
-    """dst := dst op src (or the other way round), one of them ST(0); then maybe pop."""
-
     def description(cpu: Cpu, dst: Operand, src: Operand) -> None:
+        """dst := dst op src (or the other way round), one of them ST(0); then maybe pop."""
         unit = Unit(cpu)
         empty = unit.is_empty(dst, src)
         of = (operation, "f80")
@@ -51,16 +49,15 @@ def _registers(operation: str, pops: bool) -> Description:
         tags = unit.tags | unit.tag(dst)
         if pops:
             tags = unit.popped(tags=tags)
-        with unit.finish(status, moves=int(pops), tags=tags):
+        with cpu.when(unit.conclude(status, moves=int(pops), tags=tags)):
             dst.set(empty.select(_NAN, result))
 
     return description
 
 
 def _plain(operation: str) -> Description:
-    """FADD and its like, with memory or with registers."""
-
     def description(cpu: Cpu, *operands: Operand) -> None:
+        """FADD and its like, with memory or with registers."""
         if operands[0].in_memory:
             _memory(operation, integer=False)(cpu, *operands)
         else:
@@ -80,21 +77,18 @@ for _name, _number, _registers_number in (
         name="f" + _name,
     )(_plain(_name))  # fmt: skip
     instruction(f"DE {_reach}", name=f"f{_name}p")(_registers(_name, pops=True))
-    instruction(f"DA /{_number}", f"DE /{_number}", name="fi" + _name)(
-        _memory(_name, integer=True)
-    )
+    instruction(f"DA /{_number}", f"DE /{_number}", name="fi" + _name)(_memory(_name, integer=True))
 
 
 def _one(operation: str, conditions: int = FSW_C1) -> Description:
-    """ST(0) := op ST(0)."""
-
     def description(cpu: Cpu) -> None:
+        """ST(0) := op ST(0)."""
         unit = Unit(cpu)
         target = unit.register(0)
         empty = unit.is_empty(0)
         result, status = results(cpu, "one", target.get(), widths=(80,), of=(operation,))
         status = empty.select(_UNDERFLOW, status)
-        with unit.finish(status, conditions=conditions, tags=unit.tags | unit.tag(0)):
+        with cpu.when(unit.conclude(status, conditions=conditions, tags=unit.tags | unit.tag(0))):
             target.set(empty.select(_NAN, result))
 
     return description
@@ -109,14 +103,13 @@ instruction("D9 FF", name="fcos")(_one("cos", FSW_C1 | FSW_C2))
 
 
 def _sign(change: Callable[[Value], Value]) -> Description:
-    """The sign of ST(0), whatever it holds."""
-
     def description(cpu: Cpu) -> None:
+        """The sign of ST(0), whatever it holds."""
         unit = Unit(cpu)
         target = unit.register(0)
         empty = unit.is_empty(0)
         status = empty.select(_UNDERFLOW, const(0, 16))
-        with unit.finish(status, tags=unit.tags | unit.tag(0)):
+        with cpu.when(unit.conclude(status, tags=unit.tags | unit.tag(0))):
             target.set(empty.select(_NAN, change(target.get())))
 
     return description
@@ -139,14 +132,13 @@ def _with_second(cpu: Cpu, operation: str) -> None:
     args = target.get(), unit.register(1).get()
     result, status = results(cpu, "two", *args, widths=(80,), of=(operation, "f80"))
     status = empty.select(_UNDERFLOW, status)
-    with unit.finish(status, tags=unit.tags | unit.tag(0)):
+    with cpu.when(unit.conclude(status, tags=unit.tags | unit.tag(0))):
         target.set(empty.select(_NAN, result))
 
 
 def _into_second(operation: str) -> Description:
-    """ST(1) := op(ST(0), ST(1)); pop."""
-
     def description(cpu: Cpu) -> None:
+        """ST(1) := op(ST(0), ST(1)); pop."""
         unit = Unit(cpu)
         target = unit.register(1)
         empty = unit.is_empty(0, 1)
@@ -154,7 +146,7 @@ def _into_second(operation: str) -> Description:
         result, status = results(cpu, "two", *args, widths=(80,), of=(operation, "f80"))
         status = empty.select(_UNDERFLOW, status)
         tags = unit.popped(tags=unit.tags | unit.tag(1))
-        with unit.finish(status, moves=1, tags=tags):
+        with cpu.when(unit.conclude(status, moves=1, tags=tags)):
             target.set(empty.select(_NAN, result))
 
     return description
@@ -166,12 +158,11 @@ instruction("D9 F9", name="fyl2xp1")(_into_second("yl2xp1"))
 
 
 def _remainder(operation: str) -> Description:
-    """ST(0) := the remainder of ST(0) by ST(1), or (C2) a step towards it.
-
-    C0, C3 and C1 are the quotient's low bits; without a quotient C0 and C3 stay.
-    """
-
     def description(cpu: Cpu) -> None:
+        """ST(0) := the remainder of ST(0) by ST(1), or (C2) a step towards it.
+
+        C0, C3 and C1 are the quotient's low bits; without a quotient C0 and C3 stay.
+        """
         unit = Unit(cpu)
         target = unit.register(0)
         empty = unit.is_empty(0, 1)
@@ -184,7 +175,7 @@ def _remainder(operation: str) -> Description:
         changed = none.select(const(FSW_C1 | FSW_C2, 16), const(CONDITIONS, 16))
         status = status & (const(~CONDITIONS, 16) | changed)
         status = none.select(status & ~(FSW_C1 | FSW_C2), status)
-        with unit.finish(status, conditions=changed, tags=unit.tags | unit.tag(0)):
+        with cpu.when(unit.conclude(status, conditions=changed, tags=unit.tags | unit.tag(0))):
             target.set(result)
 
     return description
@@ -195,23 +186,20 @@ instruction("D9 F5", name="fprem1")(_remainder("prem1"))
 
 
 def _with_push(operation: str, conditions: int = FSW_C1) -> Description:
-    """ST(0) := one result; push the other, unless (C2) the argument was too large."""
-
     def description(cpu: Cpu) -> None:
+        """ST(0) := one result; push the other, unless (C2) the argument was too large."""
         unit = Unit(cpu)
         target = unit.register(0)
         empty, full = unit.is_empty(0), unit.is_full()
         fault = empty | full
-        first, second, status = results(
-            cpu, "pair", target.get(), widths=(80, 80), of=(operation,)
-        )
+        first, second, status = results(cpu, "pair", target.get(), widths=(80, 80), of=(operation,))
         status = full.select(const(OVERFLOW, 16), status)
         status = empty.select(_UNDERFLOW, status)
         reached = status.bit(10) ^ 1  # C2
         tags = unit.tags | unit.tag(0)
         tags = reached.select(tags | unit.tag(PUSHED), tags)
         step = reached.select(const(-1, 3), const(0, 3))
-        with unit.finish(status, conditions=conditions, moves=step, tags=tags):
+        with cpu.when(unit.conclude(status, conditions=conditions, moves=step, tags=tags)):
             target.set(fault.select(_NAN, first))
             with cpu.when(reached):
                 unit.register(PUSHED).set(fault.select(_NAN, second))

@@ -17,14 +17,12 @@ def _finish(unit: Unit, status: Value, pops: int) -> None:
     """The codes change even if an unmasked exception is pending then; only the pop waits.
     (Measured on AMD; SDM 2, FCOM, says they do not.)"""
     tags = unit.popped(pops) if pops else None
-    with unit.finish(status, conditions=CONDITIONS, moves=pops, tags=tags):
-        pass
+    unit.conclude(status, conditions=CONDITIONS, moves=pops, tags=tags)
 
 
 def _compare(quiet: bool, pops: int = 0, integer: bool = False) -> Description:
-    """ST(0) with a register or with memory; `quiet`: a quiet NaN is not invalid."""
-
     def description(cpu: Cpu, *operands: Operand) -> None:
+        """ST(0) with a register or with memory; `quiet`: a quiet NaN is not invalid."""
         src = operands[-1] if operands else None
         in_memory = src is not None and src.in_memory
         unit = Unit(cpu, src if in_memory else None)
@@ -51,10 +49,9 @@ instruction("DE /3", "DA /3", name="ficomp")(_compare(False, 1, integer=True))
 
 
 def _compare_to_flags(quiet: bool, pops: int) -> Description:
-    """ST(0) with ST(i), to ZF, PF and CF.  C1 changes only with a stack underflow (measured on
-    AMD; SDM 2, FCOMI, has it always cleared)."""
-
     def description(cpu: Cpu, left: Operand, right: Operand) -> None:
+        """ST(0) with ST(i), to ZF, PF and CF.  C1 changes only with a stack underflow (measured on
+        AMD; SDM 2, FCOMI, has it always cleared)."""
         unit = Unit(cpu)
         empty = unit.is_empty(left, right)
         status = computed(cpu, "compare", left.get(), right.get(), of=("f80", quiet))
@@ -65,8 +62,7 @@ def _compare_to_flags(quiet: bool, pops: int) -> Description:
         )
         cleared = empty.select(const(FSW_C1, 16), const(0, 16))
         tags = unit.popped(pops) if pops else None
-        with unit.finish(status & ~_UNORDERED, conditions=cleared, moves=pops, tags=tags):
-            pass
+        unit.conclude(status & ~_UNORDERED, conditions=cleared, moves=pops, tags=tags)
 
     return description
 
@@ -95,5 +91,4 @@ def fxam(cpu: Cpu) -> None:
     sign = value.sign.select(const(FSW_C1, 16), const(0, 16))
     empty = (unit.tags & unit.tag(0)).equals(0)
     status = empty.select(const(FSW_C0 | FSW_C3, 16) | sign, status)
-    with unit.finish(status, conditions=CONDITIONS):
-        pass
+    unit.conclude(status, conditions=CONDITIONS)

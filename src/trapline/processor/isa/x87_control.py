@@ -98,11 +98,9 @@ instruction("DB E4", name="fnsetpm")(_ignored)
 
 
 def _turn(step: int) -> Callable[[Cpu], None]:
-    """TOP moves; nothing is pushed or popped."""
-
     def description(cpu: Cpu) -> None:
-        with Unit(cpu).finish(moves=step):
-            pass
+        """TOP moves; nothing is pushed or popped."""
+        Unit(cpu).conclude(moves=step)
 
     return description
 
@@ -115,16 +113,14 @@ instruction("D9 F7", name="fincstp")(_turn(1))
 def ffree(cpu: Cpu, register: Operand) -> None:
     """ST(i) becomes empty."""
     unit = Unit(cpu)
-    with unit.finish(tags=unit.tags & ~unit.tag(register)):
-        pass
+    unit.conclude(tags=unit.tags & ~unit.tag(register))
 
 
 @instruction("DF C0+i")
 def ffreep(cpu: Cpu, register: Operand) -> None:
     """ST(i) becomes empty; pop.  In no manual, but every processor has it."""
     unit = Unit(cpu)
-    with unit.finish(moves=1, tags=unit.popped(tags=unit.tags & ~unit.tag(register))):
-        pass
+    unit.conclude(moves=1, tags=unit.popped(tags=unit.tags & ~unit.tag(register)))
 
 
 # The environment (SDM 1, figures "... x87 FPU State Image in Memory").
@@ -176,6 +172,8 @@ def _pointers(cpu: Cpu, wide: bool) -> Value:
     opcode = cpu.register("fop", 16).get() & 0x7FF
     zero, ones = const(0, 16), const(0xFFFF, 16)
     real = _is_real(cpu)
+    plain: tuple[Value, ...]
+    linear: tuple[Value, ...]
     if wide:
         plain = (fip.low(32), zero, opcode, fdp.low(32), zero, ones)
         old_ip = fip.bits(16, 16).zero_extend(32) << 12
@@ -192,9 +190,9 @@ def _pointers(cpu: Cpu, wide: bool) -> Value:
 
 def _environment(cpu: Cpu, wide: bool) -> Value:
     """What FNSTENV stores: 28 bytes, or 14 with a 16-bit operand size."""
-    words = (cpu.register("fcw", 16).get(), cpu.register("fsw", 16).get(), _full_tags(cpu))
+    words = [cpu.register("fcw", 16).get(), cpu.register("fsw", 16).get(), _full_tags(cpu)]
     if wide:
-        words = tuple(concat(const(0xFFFF, 16), word) for word in words)
+        words = [concat(const(0xFFFF, 16), word) for word in words]
     return _joined((*words, _pointers(cpu, wide)))
 
 

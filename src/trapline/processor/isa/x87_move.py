@@ -62,7 +62,7 @@ def _store_register(cpu: Cpu, dst: Operand, pops: bool) -> None:
     status = empty.select(const(UNDERFLOW, 16), const(0, 16))
     tags = unit.tags | unit.tag(dst)
     tags = unit.popped(tags=tags) if pops else tags
-    with unit.finish(status, moves=int(pops), tags=tags):
+    with cpu.when(unit.conclude(status, moves=int(pops), tags=tags)):
         dst.set(value)
 
 
@@ -71,8 +71,8 @@ def _check_write(cpu: Cpu, dst: Operand) -> None:
     if dst.width != 80:
         dst.update(lambda old: old)
         return
-    offset = (cpu.effective_address(dst) + 2).low(cpu.form.address_width).zero_extend(64)
-    for part in (dst.narrowed(64), cpu.memory(dst.index, offset, 64)):
+    offset = (cpu.effective_address(dst) + 8).low(cpu.form.address_width).zero_extend(64)
+    for part in (dst.narrowed(64), cpu.memory(dst.index, offset, 16)):
         part.update(lambda old: old)
 
 
@@ -88,16 +88,16 @@ def _store(cpu: Cpu, dst: Operand, kind: str, pops: bool) -> None:
     )
     status = empty.select(const(UNDERFLOW, 16), status)
     tags = unit.popped() if pops else None
-    with unit.finish(status, stops=ON_STORE, moves=int(pops), tags=tags) as stopped:
+    stores = unit.conclude(status, stops=ON_STORE, moves=int(pops), tags=tags)
+    with cpu.when(stores):
         dst.set(value)
-    with cpu.when(stopped):
+    with cpu.when(~stores):
         _check_write(cpu, dst)
 
 
 def _fst(pops: bool) -> Description:
-    """ST(0) to memory or to a register."""
-
     def description(cpu: Cpu, dst: Operand) -> None:
+        """ST(0) to memory or to a register."""
         if dst.in_memory:
             _store(cpu, dst, f"f{dst.width}", pops)
         else:
@@ -107,9 +107,8 @@ def _fst(pops: bool) -> Description:
 
 
 def _fist(pops: bool, kind: str = "i") -> Description:
-    """ST(0) to memory as an integer, rounded or (kind "t") cut off."""
-
     def description(cpu: Cpu, dst: Operand) -> None:
+        """ST(0) to memory as an integer, rounded or (kind "t") cut off."""
         _store(cpu, dst, f"{kind}{dst.width}", pops)
 
     return description
@@ -135,7 +134,7 @@ def fstpnce(cpu: Cpu, dst: Operand) -> None:
     empty = unit.rare((unit.tags & unit.tag(0)).equals(0))
     tags = empty.select(unit.tags, unit.tags | unit.tag(dst))
     value = empty.select(dst.get(), unit.register(0).get())
-    with unit.finish(moves=1, tags=unit.popped(tags=tags)):
+    with cpu.when(unit.conclude(moves=1, tags=unit.popped(tags=tags))):
         dst.set(value)
 
 
@@ -148,7 +147,7 @@ def fxch(cpu: Cpu, top: Operand, other: Operand) -> None:
     is_low_empty, is_high_empty = unit.is_empty(top), unit.is_empty(other)
     fault = is_low_empty | is_high_empty
     status = fault.select(const(UNDERFLOW, 16), const(0, 16))
-    with unit.finish(status, tags=unit.tags | unit.tag(top) | unit.tag(other)):
+    with cpu.when(unit.conclude(status, tags=unit.tags | unit.tag(top) | unit.tag(other))):
         top.set(is_high_empty.select(nan, high))
         other.set(is_low_empty.select(nan, low))
 
@@ -161,10 +160,9 @@ _CONDITIONS = {  # condition number (SDM 1, appendix B), opcode
 
 
 def _fcmov(code: int) -> Description:
-    """ST(0) := ST(i) if the condition holds.  C1 changes only with a stack underflow, which an
-    empty register is whatever the condition."""
-
     def description(cpu: Cpu, dst: Operand, src: Operand) -> None:
+        """ST(0) := ST(i) if the condition holds.  C1 changes only with a stack underflow, which an
+        empty register is whatever the condition."""
         unit = Unit(cpu)
         condition = cpu.flags.condition(code)
         fault = unit.is_empty(dst, src)
@@ -172,7 +170,7 @@ def _fcmov(code: int) -> Description:
         status = fault.select(const(UNDERFLOW, 16), const(0, 16))
         cleared = fault.select(const(FSW_C1, 16), const(0, 16))
         tags = unit.tags | unit.tag(dst)
-        with unit.finish(status, conditions=cleared, tags=tags):
+        with cpu.when(unit.conclude(status, conditions=cleared, tags=tags)):
             dst.set(value)
 
     return description
@@ -188,9 +186,8 @@ _CONSTANTS = {
 
 
 def _constant(name: str) -> Description:
-    """Push a constant, rounded as the control word says."""
-
     def description(cpu: Cpu) -> None:
+        """Push a constant, rounded as the control word says."""
         unit = Unit(cpu)
         value, status = results(cpu, "constant", widths=(80,), of=(name,))
         unit.push(value, status)
@@ -212,5 +209,3 @@ def fld1(cpu: Cpu) -> None:
 def fldz(cpu: Cpu) -> None:
     """Push 0."""
     Unit(cpu).push(const(0, 80))
-
-

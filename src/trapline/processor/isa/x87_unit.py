@@ -7,9 +7,6 @@ CR0.NE = 1; what external hardware does with CR0.NE = 0 is not modelled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from trapline.arch.registers import (
     FSW_B,
     FSW_C0,
@@ -47,11 +44,14 @@ def ready(cpu: Cpu, *, waits: bool = True) -> None:
     cpu.primitive("x87_ready", widths=(), unit="x87", of=(waits,))
 
 
+def _word(value: Value | int) -> Value:
+    return const(value, 16) if isinstance(value, int) else value
+
+
 def summarised(status: Value, control: Value) -> Value:
     """The status word with ES and B as the flags and masks demand."""
     pending = (status.low(6) & ~control.low(6)).differs(0)
-    raised = pending.select(const(SUMMARY, 16), const(0, 16))
-    return status & ~SUMMARY | raised
+    return status & ~SUMMARY | pending.select(_word(SUMMARY), _word(0))
 
 
 def computed(cpu: Cpu, operation: str, *args: Value, of: tuple[object, ...] = ()) -> Value:
@@ -114,8 +114,7 @@ class Unit:
 
     # -- the end -----------------------------------------------------------------------------------
 
-    @contextmanager
-    def finish(
+    def conclude(
         self,
         status: Value | int = 0,
         *,
@@ -123,33 +122,29 @@ class Unit:
         conditions: int | Value = FSW_C1,
         moves: int | Value = 0,
         tags: Value | None = None,
-    ) -> Iterator[Value]:
-        """The instruction's exceptions and conditions are `status`; what it writes within comes
-        to be unless an unmasked exception among `stops` forbids it (the value yielded).
+    ) -> Value:
+        """The instruction raised the exceptions in `status` and set the condition codes in it.
+        Gives whether it has its result: not if one among `stops` is unmasked.
 
-        `conditions`: which codes of the status word it replaces; then `moves` is added to TOP
-        and `tags` are the new ones, if they are given.
+        `conditions`: which codes it replaces.  With a result, `moves` is added to TOP and the
+        tags become `tags`, if they are given.
         """
         cpu = self.cpu
-        if isinstance(status, int):
-            status = const(status, 16)
+        status, conditions = _word(status), _word(conditions)
         unmasked = cpu.primitive(
             "x87_unmasked", status.low(6), self.control.low(6), widths=(6,), unit="x87"
         )[0]
-        stopped = (unmasked & stops & 0x3F).differs(0)
-        with cpu.when(~stopped):
-            yield stopped
-        if isinstance(conditions, int):
-            conditions = const(conditions, 16)
+        completes = (unmasked & stops & 0x3F).equals(0)
         after = self.status & ~conditions | status
-        after = after | unmasked.differs(0).select(const(SUMMARY, 16), const(0, 16))
+        after = after | unmasked.differs(0).select(_word(SUMMARY), _word(0))
         if isinstance(moves, Value) or moves:
             step = moves if isinstance(moves, Value) else const(moves, 3)
             top = (self.status.bits(FSW_TOP_SHIFT, 3) + step).zero_extend(16) << FSW_TOP_SHIFT
-            after = stopped.select(after, after & ~FSW_TOP | top)
+            after = completes.select(after & ~FSW_TOP | top, after)
         cpu.register("fsw", 16).set(after)
         if tags is not None:
-            cpu.register("ftw", 8).set(stopped.select(self.tags, tags))
+            cpu.register("ftw", 8).set(completes.select(tags, self.tags))
+        return completes
 
     def popped(self, count: int = 1, tags: Value | None = None) -> Value:
         """The tags (or `tags`) without those of the registers popped."""
@@ -168,12 +163,10 @@ class Unit:
     ) -> None:
         """The last of an instruction that loads: `value` on the stack, or overflow, unless a
         register was `empty`."""
-        if isinstance(status, int):
-            status = const(status, 16)
         full = self.is_full()
-        status = full.select(const(OVERFLOW, 16), status)
+        status = full.select(_word(OVERFLOW), _word(status))
         if empty is not None:
-            status = empty.select(const(UNDERFLOW, 16), status)
+            status = empty.select(_word(UNDERFLOW), status)
         tags = self.tags | self.tag(PUSHED)
-        with self.finish(status, stops=stops, moves=-1, tags=tags):
+        with self.cpu.when(self.conclude(status, stops=stops, moves=-1, tags=tags)):
             self.register(PUSHED).set(full.select(const(INDEFINITE, 80), value))
