@@ -133,13 +133,15 @@ class CodeCache:
             keep[i] = live
             if known.kills_flags:
                 live = False
-            if known.reads_flags or known.may_leave:
+            merges = known.merges_flags and keep[i]
+            if known.reads_flags or merges or known.may_leave:
                 live = True
         shapes = [shape_of(instruction) for instruction, _ in run]
         requests: list[Request | None] = []
         rule = UNKNOWN
         for shape, (_, known), kept in zip(shapes, run, keep, strict=True):
-            requests.append(Request(shape, kept, rule if known.reads_flags else UNKNOWN))
+            reads = known.reads_flags or known.merges_flags and kept
+            requests.append(Request(shape, kept, rule if reads else UNKNOWN))
             if known.writes_flags:
                 rule = known.result if kept and known.result is not None else UNKNOWN
         if len(run) > 1:

@@ -22,6 +22,7 @@ from trapline.processor.language import (
     Read,
     Repeat,
     Update,
+    Value,
     When,
     Write,
     recording,
@@ -36,8 +37,9 @@ class Facts:
     """`result`: the CcKind the flags have afterwards, -1 unknown, None untouched."""
 
     is_native: bool
-    reads_flags: bool
-    kills_flags: bool  # writes all six, whatever they were
+    reads_flags: bool  # for something else than its own flags
+    merges_flags: bool  # needs the flags before for those it leaves, so only if its own are kept
+    kills_flags: bool  # writes all six
     writes_flags: bool
     may_leave: bool  # memory, faults, REP: somebody may see the state in between
     has_memory: bool
@@ -46,7 +48,7 @@ class Facts:
     units: frozenset[str]
 
 
-_INTERPRETED = Facts(False, True, False, True, True, True, True, -1, frozenset())
+_INTERPRETED = Facts(False, True, True, False, True, True, True, True, -1, frozenset())
 
 
 @cache
@@ -59,8 +61,8 @@ def facts(form: FormFacts) -> Facts:
     if not walk.native:
         return _INTERPRETED
     return Facts(
-        True, walk.reads, walk.kills and not walk.reads, walk.writes, walk.leaves, walk.memory,
-        walk.branch, walk.result, frozenset(walk.units),
+        True, walk.reads_flags, walk.merges or bool(walk.flag_temps), walk.kills, walk.writes,
+        walk.leaves, walk.memory, walk.branch, walk.result, frozenset(walk.units),
     )  # fmt: skip
 
 
@@ -84,24 +86,38 @@ def _may_write_code(instruction: Decoded) -> bool:
 class _Walk:
     def __init__(self) -> None:
         self.native = True
-        self.reads = self.kills = self.writes = self.leaves = self.memory = self.branch = False
+        self.merges = self.kills = self.writes = self.leaves = self.memory = self.branch = False
+        self.flag_temps: set[int] = set()
+        self.used: set[int] = set()
         self.result: int | None = None
         self.units: set[str] = set()
 
+    @property
+    def reads_flags(self) -> bool:
+        """Whether a flag that was read goes into anything but flags."""
+        return bool(self.flag_temps & self.used)
+
     def effects(self, effects: list[Effect], conditional: bool) -> None:
         for effect in effects:
+            self._uses(effect)
             match effect:
-                case Read(_, place) | Write(place, _):
+                case Read(result, place):
+                    if place.kind == "flag":
+                        self.flag_temps.add(result.args[0])
+                    self._place(place.kind)
+                case Write(place, _):
                     self._place(place.kind)
                 case Update():
                     self._place("memory")
                 case Flags(rule, width, _, _):
+                    if conditional:
+                        self.merges = True
                     kind = CcKind[rule] + (width >> 3).bit_length() - 1
                     self._flags(not conditional, -1 if conditional else kind)
                 case FlagBits(bits):
                     whole = len(bits) == 6 and not conditional
                     if not whole:
-                        self.reads = True
+                        self.merges = True
                     self._flags(whole, -1 if conditional else int(CcKind.EXPLICIT))
                 case When(_, inner):
                     self.effects(inner, conditional=True)
@@ -124,8 +140,33 @@ class _Walk:
     def _place(self, kind: str) -> None:
         if kind == "memory":
             self.leaves = self.memory = True
-        elif kind == "flag":
-            self.reads = True
+
+    def _uses(self, effect: Effect) -> None:
+        """Note the temporaries an effect needs for more than flags.  What is inside an Update or
+        a condition counts, though flags may be all that comes of it."""
+        match effect:
+            case Write(place, value):
+                self._values(value, place.address)
+            case Read(_, place):
+                self._values(place.address)
+            case Update():
+                self._values(effect.after, effect.place.address)
+            case When(condition, _) | Raise(condition, _, _):
+                self._values(condition)
+            case Branch(target, condition, _, _):
+                self._values(target, condition)
+            case Primitive() | Microcode():
+                self._values(*effect.args)
+            case Repeat():
+                self._values(effect.until)
+
+    def _values(self, *values: Value | None) -> None:
+        for value in values:
+            if value is None:
+                continue
+            if value.op == "temp":
+                self.used.add(value.args[0])
+            self._values(*(arg for arg in value.args if isinstance(arg, Value)))
 
     def _flags(self, kills: bool, result: int) -> None:
         self.writes = True
