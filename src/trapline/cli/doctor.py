@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trapline import __version__
+from trapline.processor import cache_root
 from trapline.trace import DEBUG_ROOT, find_debug_file
 
 KVM_GET_API_VERSION = 0xAE00
@@ -138,7 +139,7 @@ def _kvm() -> Fact:
 
 def _cache() -> Fact:
     """Where compiled code is kept; without it every run compiles again."""
-    folder = cache_folder()
+    folder = cache_root()
     if not folder.exists():
         parent = next((p for p in folder.parents if p.exists()), folder)
         if os.access(parent, os.W_OK):
@@ -151,15 +152,6 @@ def _cache() -> Fact:
     if not os.access(folder, os.W_OK):
         return Fact("cache", found + ", not writable", "set TRAPLINE_CACHE to a folder that is")
     return Fact("cache", found)
-
-
-def cache_folder() -> Path:
-    """The folder of compiled code, as the fast engine picks it."""
-    own = os.environ.get("TRAPLINE_CACHE")
-    if own:
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "trapline"
 
 
 def _debug_information() -> Iterator[Fact]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from trapline.process import Area, Outcome, Process, ProgramObserver, Thread
-from trapline.processor import BusLock, Cause, disassemble
+from trapline.processor import BusLock, Cause, compiler, disassemble
 from trapline.processor import Outcome as Signalled
 from trapline.trace import Recorder, Region, ThreadObserver, TraceWriter, find_culprit
 
@@ -103,10 +103,12 @@ class Watcher(ProgramObserver):
 
     def became_child(self, parent: int, pid: int) -> None:
         self._recorder.forked(pid, parent)
+        compiler().progress = None
 
     def ended(self, pid: int, outcome: Outcome) -> None:
         code = None if outcome.signal else outcome.exit_status
         self._recorder.exited(code, outcome.signal or None)
+        compiler().save()  # here, as no process of a guest leaves through Python's own exit
 
     def bus_lock_trap(self, pid: int, tid: int, name: str, rip: int) -> None:
         thread = self._thread()

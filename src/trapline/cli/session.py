@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from trapline.cli.failure import TOOL_ERROR, complain
+from trapline.cli.progress import Progress
 from trapline.trace import TraceWriter
 
 # What one sends to `trapline trace` is meant for the program; Ctrl-C reaches it by itself.
@@ -75,13 +76,14 @@ def _run(session: Session, writer: TraceWriter) -> int:
     from trapline.cli.observer import Watcher
     from trapline.kvm import open_kvm
     from trapline.process import ExecError, parse_policy, run_program
-    from trapline.processor import disassemble
+    from trapline.processor import compiler, disassemble
     from trapline.trace import Recorder
 
     recorder = Recorder(writer, disassemble, started=time.monotonic())
     watcher = Watcher(recorder, writer, hears_processor=session.backend == "software")
     try:
         if session.backend == "software":
+            compiler().progress = Progress()
             kvm = open_kvm("software", engine=session.engine, observer=watcher)
         else:
             kvm = open_kvm(session.backend)

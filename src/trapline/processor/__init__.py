@@ -8,9 +8,10 @@ from trapline.processor.decode import decode, disassemble
 from trapline.processor.events import Observer
 from trapline.processor.fault import Fault, HostLimit, Undefined
 from trapline.processor.guest import VmExit
+from trapline.processor.jit import cache_root, compiler
 from trapline.processor.memory import HostBus, Ram
 from trapline.processor.state import State
-from trapline.processor.vmx import VmFail, Vmcs, enter
+from trapline.processor.vmx import Vmcs, VmFail, enter
 
 __all__ = [
     "BusLock",
@@ -29,6 +30,8 @@ __all__ = [
     "VmExit",
     "VmFail",
     "Vmcs",
+    "cache_root",
+    "compiler",
     "decode",
     "disassemble",
     "enter",
