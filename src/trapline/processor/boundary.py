@@ -100,6 +100,7 @@ def before(core: Core) -> None:
     if q[_DR7] & 0xFF:
         _check_code_breakpoints(core)
     flags, notes = q[_FLAGS], core.memory.notes
+    notes.drop()  # what an instruction that left the guest half done had met
     notes.stepping = bool(flags & RFLAGS_TF)
     notes.resume = bool(flags & RFLAGS_RF)
     notes.shadow = q[_SHADOW]

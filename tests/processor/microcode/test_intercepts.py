@@ -293,3 +293,16 @@ def test_faults_reach_the_guest_when_nobody_wants_them() -> None:
     assert (machine.state.rip, machine.state.rsp) == (HANDLER + 16 * 6, STACK_TOP - 40)
     with pytest.raises(Fault):
         machine.core.msrs.read(0x12345)
+
+
+def test_what_an_abandoned_instruction_met_is_forgotten() -> None:
+    guest = ScriptedGuest("exception 14")
+    machine = under(guest)
+    # push [rcx], onto a stack that is not there: the read has met the breakpoint
+    machine.user(b"\xff\x31" + NOP * 2, rcx=DATA, dr0=DATA, dr7=0x401 | 3 << 16, rsp=0x70_0000)
+    machine.core.memory.breakpoints_changed()
+    left(machine)
+    machine.state.rip = USER + 2
+    machine.step(2)
+    assert [one[0] for one in guest.asked] == ["exception 14"]
+    assert machine.state.rip == USER + 4
