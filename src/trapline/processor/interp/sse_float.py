@@ -194,9 +194,3 @@ def _mxcsr_read(state: State, effect: Primitive, words: Sequence[int]) -> Sequen
 def _mxcsr_load(state: State, effect: Primitive, words: Sequence[int]) -> Sequence[int]:
     """The state's MXCSR is about to become this: nothing to do for an engine without one."""
     return ()
-
-
-@primitive("fcw_load")
-def _fcw_load(state: State, effect: Primitive, words: Sequence[int]) -> Sequence[int]:
-    """The x87 control word is about to become this: nothing to do here either."""
-    return ()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from trapline.arch.registers import FSW_TOP
+from trapline.processor.isa.x87_unit import ready
 from trapline.processor.language import Cpu, Operand, Place, Value, concat, const, instruction
-
-_MF = 16
-_ERROR_SUMMARY = 7  # of the x87 status word
-_TOP = 0x3800
 
 
 def enter_mmx(cpu: Cpu) -> None:
@@ -14,10 +12,9 @@ def enter_mmx(cpu: Cpu) -> None:
 
     A pending x87 exception is raised first.
     """
+    ready(cpu)
     status = cpu.register("fsw", 16)
-    before = status.get()
-    cpu.fault(before.bit(_ERROR_SUMMARY), _MF)
-    status.set(before & ~_TOP)
+    status.set(status.get() & ~FSW_TOP)
     cpu.register("ftw").set(const(0xFF, 64))
 
 

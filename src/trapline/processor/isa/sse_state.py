@@ -7,14 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from trapline.arch.registers import FCW_INIT, FSW_TOP_SHIFT, MXCSR_MASK
 from trapline.processor.isa.sse_shared import require_alignment
-from trapline.processor.language import GP, UD, Cpu, Operand, Place, Value, concat, const, instruction
+from trapline.processor.isa.x87_control import load_control
+from trapline.processor.isa.x87_unit import summarised
+from trapline.processor.language import (
+    GP,
+    UD,
+    Cpu,
+    Operand,
+    Place,
+    Value,
+    concat,
+    const,
+    instruction,
+)
 
-_MXCSR_RESERVED = 0xFFFF0000
-_MXCSR_MASK = 0xFFFF
-_MXCSR_INITIAL = 0x1F80
-_FCW_INITIAL, _FCW_WRITABLE, _FCW_FIXED = 0x37F, 0x1F3F, 0x40
-_FSW_SUMMARY = 0x8080  # ES and B: an exception is pending that is not masked
+_MXCSR_RESERVED = ~MXCSR_MASK & 0xFFFFFFFF
 _X87, _SSE = 0, 1  # components, by their bit in XCR0
 # Where things are in the area (SDM 1, "x87 State", "SSE State").
 _FIP, _FDP, _MXCSR, _STACK, _VECTORS, _HEADER = 8, 16, 24, 32, 160, 512
@@ -56,6 +65,10 @@ class _Area:
         wrapped = address.low(self.cpu.form.address_width).zero_extend(64)
         return self.cpu.memory(self.operand.index, wrapped, width)
 
+    def _whole(self, pointer: Value) -> Value:
+        """Without REX.W 32 bits, beside a selector, which is zero (see x87_unit)."""
+        return pointer if self.is_64 else pointer.low(32).zero_extend(64)
+
     def probe(self, offset: int) -> None:
         """Be sure that a byte may be written, before anything is: the byte that a page fault
         reports is the last of FXSAVE's area and the first of XSAVE's (measured on AMD's)."""
@@ -68,18 +81,14 @@ class _Area:
         words = concat(cpu.register("fsw", 16).get(), cpu.register("fcw", 16).get())
         tags = cpu.register("ftw", 8).get().zero_extend(16)
         self.at(0, 64).set(concat(concat(cpu.register("fop", 16).get(), tags), words))
-        for offset, pointer, selector in ((_FIP, "fip", "fcs"), (_FDP, "fdp", "fds")):
-            if self.is_64:
-                self.at(offset, 64).set(cpu.register(pointer).get())
-            else:
-                upper = cpu.register(selector, 16).get().zero_extend(32)
-                self.at(offset, 64).set(concat(upper, cpu.register(pointer, 32).get()))
+        for offset, pointer in ((_FIP, "fip"), (_FDP, "fdp")):
+            self.at(offset, 64).set(self._whole(cpu.register(pointer).get()))
         for number in range(8):
             value = cpu.read(Place("st", 80, number))
             self.at(_STACK + 16 * number, 128).set(value.zero_extend(128))
 
     def save_mxcsr(self) -> None:
-        self.at(_MXCSR, 64).set(concat(const(_MXCSR_MASK, 32), _read_mxcsr(self.cpu)))
+        self.at(_MXCSR, 64).set(concat(const(MXCSR_MASK, 32), _read_mxcsr(self.cpu)))
 
     def save_vectors(self) -> None:
         for number in range(self.vectors):
@@ -91,25 +100,20 @@ class _Area:
         cpu = self.cpu
         head = self.at(0, 64).get()
         fcw, fsw = head.low(16), head.bits(16, 16)
-        for offset, pointer, selector in ((_FIP, "fip", "fcs"), (_FDP, "fdp", "fds")):
-            word = self.at(offset, 64).get()
-            if self.is_64:
-                cpu.register(pointer).set(word)
-            else:
-                cpu.register(pointer).set(word.low(32).zero_extend(64))
-                cpu.register(selector, 16).set(word.bits(32, 16))
-        top = fsw.bits(11, 3)
+        for offset, pointer in ((_FIP, "fip"), (_FDP, "fdp")):
+            cpu.register(pointer).set(self._whole(self.at(offset, 64).get()))
+        top = fsw.bits(FSW_TOP_SHIFT, 3)
         for physical in range(8):
             number = const(physical, 3) - top
             place = (number.zero_extend(64) << 4) + _STACK
             self._set_stack(physical, self.at(place, 80).get())
-        self._set_control((fcw & _FCW_WRITABLE) | _FCW_FIXED, fsw)
+        self._set_control(fcw, fsw)
         cpu.register("ftw").set(head.bits(32, 8).zero_extend(64))
         cpu.register("fop").set(head.bits(48, 11).zero_extend(64))
 
     def reset_x87(self) -> None:
-        self._set_control(const(_FCW_INITIAL, 16), const(0, 16))
-        for slot in ("ftw", "fop", "fip", "fcs", "fdp", "fds"):
+        self._set_control(const(FCW_INIT, 16), const(0, 16))
+        for slot in ("ftw", "fop", "fip", "fdp"):
             self.cpu.register(slot).set(const(0, 64))
         for physical in range(8):
             self._set_stack(physical, const(0, 80))
@@ -118,11 +122,8 @@ class _Area:
         self.cpu.write(Place("x87", 80, physical), value)
 
     def _set_control(self, fcw: Value, fsw: Value) -> None:
-        self.cpu.primitive("fcw_load", fcw, widths=(), unit="x87")
-        self.cpu.register("fcw").set(fcw.zero_extend(64))
-        is_pending = (fsw & ~fcw & 0x3F).differs(0)
-        summary = is_pending.select(const(_FSW_SUMMARY, 16), const(0, 16))
-        self.cpu.register("fsw").set(((fsw & ~_FSW_SUMMARY) | summary).zero_extend(64))
+        control = load_control(self.cpu, fcw)
+        self.cpu.register("fsw", 16).set(summarised(fsw, control))
 
     def mxcsr(self) -> Value:
         """The word in the area, which must be one that MXCSR can hold."""

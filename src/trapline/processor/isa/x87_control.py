@@ -21,7 +21,7 @@ _EXCEPTIONS = 0x7F | FSW_ES | FSW_B  # the flags, the stack fault, and what sums
 _WRITABLE, _FIXED = 0x1F3F, 0x40  # of the control word, as measured
 
 
-def _set_control(cpu: Cpu, word: Value) -> Value:
+def load_control(cpu: Cpu, word: Value) -> Value:
     """Load the control word; gives it as it then reads."""
     word = word & _WRITABLE | _FIXED
     cpu.primitive("x87_control", word, widths=(), unit="x87")
@@ -33,7 +33,7 @@ def _set_control(cpu: Cpu, word: Value) -> Value:
 def fldcw(cpu: Cpu, src: Operand) -> None:
     """Load the control word.  An exception whose flag is up and that it unmasks is pending."""
     ready(cpu)
-    control = _set_control(cpu, src.get())
+    control = load_control(cpu, src.get())
     status = cpu.register("fsw", 16)
     status.set(summarised(status.get(), control))
 
@@ -61,7 +61,7 @@ def fnclex(cpu: Cpu) -> None:
 
 
 def _initialise(cpu: Cpu) -> None:
-    _set_control(cpu, const(FCW_INIT, 16))
+    load_control(cpu, const(FCW_INIT, 16))
     for name in ("fsw", "ftw", "fop", "fip", "fcs", "fdp", "fds"):
         cpu.register(name).set(const(0, 64))
 
@@ -198,7 +198,7 @@ def _environment(cpu: Cpu, wide: bool) -> Value:
 
 def _load_environment(cpu: Cpu, image: Value, wide: bool) -> None:
     size = 32 if wide else 16
-    control = _set_control(cpu, image.low(16))
+    control = load_control(cpu, image.low(16))
     cpu.register("fsw", 16).set(summarised(image.bits(size, 16), control))
     cpu.register("ftw", 8).set(_used(image.bits(2 * size, 16)))
     fields = [image.bits((3 + n) * size, size).zero_extend(64) for n in range(4)]
