@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -37,6 +39,22 @@ class Cluster:
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         self._acquire = prototype(runtime["trapline_bus_acquire"])
         self._release = prototype(runtime["trapline_bus_release"])
+        self._follow_forks(weakref.ref(self))
+
+    @staticmethod
+    def _follow_forks(cluster: weakref.ref[Cluster]) -> None:
+        def after() -> None:
+            alive = cluster()
+            if alive is not None:
+                alive._after_fork()
+
+        os.register_at_fork(after_in_child=after)
+
+    def _after_fork(self) -> None:
+        """In a child: no other thread is there, so none holds the bus or a lock."""
+        self._words[0] = 0
+        self._lock = threading.RLock()
+        self.code.lock = threading.RLock()
 
     def join(self, core: Core) -> None:
         """A processor begins to use the memory."""
