@@ -141,6 +141,9 @@ def test_debug_registers_fpu_xcrs_and_mp_state_round_trip(kvm: Kvm) -> None:
     vcpu.set_xcrs({0: 3})
     assert vcpu.get_xcrs() == {0: 3}
     assert vcpu.get_mp_state() == abi.MpState.RUNNABLE
+    vcpu.set_mp_state(abi.MpState.RUNNABLE)
+    with pytest.raises(OSError, match="Invalid argument"):
+        vcpu.set_mp_state(abi.MpState.HALTED)  # there is no interrupt controller
     guest.close()
 
 

@@ -175,6 +175,21 @@ def test_deleting_a_slot_waits_for_vcpus_that_run(software: Kvm) -> None:
     assert more.quad(0) == count
 
 
+def test_many_changes_of_the_map_never_show_old_memory(software: Kvm) -> None:
+    """The tables of an old map are freed, and may come back at the same address."""
+    guest = long_mode(software, b"\x48\x8b\x07" + HLT)
+    guest.memory.write_quads(0x3010, 0x800087)
+    memories = [Memory(0x200000) for _ in range(3)]
+    for i in range(60):
+        memory = memories[i % 3]
+        memory.write_quads(0, i)
+        guest.vm.set_user_memory_region(1, 0, 0x800000, memory.size, memory.address)
+        guest.vcpu.regs.rip, guest.vcpu.regs.rdi = 0x10000, 0x400000
+        assert isinstance(guest.vcpu.run(), exits.Hlt)
+        assert guest.vcpu.regs.rax == i
+        guest.vm.set_user_memory_region(1, 0, 0x800000, 0, memory.address)
+
+
 def test_two_vcpus_run_at_once_on_the_same_memory(software: Kvm) -> None:
     """A locked counter is exact, whole lines and split lines alike."""
     loop = b"\xf0\x48\xff\x07" + b"\xf0\xff\x06" + b"\x48\xff\xc9" + b"\x75\xf4" + HLT

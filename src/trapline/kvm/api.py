@@ -146,7 +146,8 @@ class Vcpu(Protocol):
     def translate(self, linear: int) -> Translation: ...
 
     def interrupt(self, vector: int) -> None:
-        """Queue an external interrupt, delivered as soon as the guest can take it."""
+        """Queue an external interrupt for the next entry; only while the vCPU is
+        `ready_for_interrupt_injection`."""
 
     def nmi(self) -> None: ...
 

@@ -46,7 +46,6 @@ class SoftwareVcpu:
         self.request_interrupt_window = False
         self.flags = 0
         self.apic_base = APIC_BASE_RESET | APIC_BASE_ENABLE | (0 if vcpu_id else APIC_BASE_BSP)
-        self.mp_state = MpState.RUNNABLE
         self.complete: Callable[[], Answer] | None = None
         """What the last exit left to be done once userspace has answered it."""
         self.in_guest = False
@@ -72,8 +71,6 @@ class SoftwareVcpu:
             answer = complete()
             if answer is not None:
                 return answer
-        if self.mp_state != MpState.RUNNABLE:
-            raise OSError(errno.EINTR, "a vCPU that is not runnable needs an interrupt controller")
         events, enter = self.events, self.backend.enter
         while True:
             if self._kicked:
@@ -236,12 +233,12 @@ class SoftwareVcpu:
     # -- the rest -------------------------------------------------------------------------------
 
     def get_mp_state(self) -> int:
-        return self.mp_state
+        return MpState.RUNNABLE
 
     def set_mp_state(self, mp_state: int) -> None:
-        if mp_state not in (MpState.RUNNABLE, MpState.HALTED, MpState.UNINITIALIZED):
+        """The other states need an interrupt controller in the hypervisor."""
+        if mp_state != MpState.RUNNABLE:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        self.mp_state = MpState(mp_state)
 
     def translate(self, linear: int) -> Translation:
         return translate(self, linear)

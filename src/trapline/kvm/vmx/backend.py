@@ -109,6 +109,8 @@ class VmxBackend:
     def reload_memory(self) -> None:
         self._ept = self._platform.ept(self.slots)
         self.vmcs.write(Field.EPT_POINTER, self._ept.pointer)
+        # The old tables' memory may come back as other tables at the same address.
+        self.core.memory.flush_frames()
 
     def map(self, guest_physical: int) -> bool:
         """Make an address of the memory map reachable; False outside of it."""
