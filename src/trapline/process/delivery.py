@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,6 +39,9 @@ class Delivery(Protocol):
     def after_call(self, thread: Thread, result: int) -> int | None:
         """A call came back with EINTR or a restart number; None if registers are already set."""
 
+    def leave_to_host(self, thread: Thread) -> None:
+        """The program goes on natively after an execve: give the host its mask and dispositions."""
+
 
 class FatalOnly:
     """Every signal that the program causes ends it."""
@@ -53,3 +57,8 @@ class FatalOnly:
 
     def after_call(self, thread: Thread, result: int) -> int | None:
         return result
+
+    def leave_to_host(self, thread: Thread) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+            signal.signal(number, signal.SIG_DFL)

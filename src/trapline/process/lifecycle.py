@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import struct
 from typing import TYPE_CHECKING, NoReturn
@@ -28,6 +29,7 @@ _START_RFLAGS = 0x202
 _PR_SET_NAME, _PR_SET_MM, _PR_SET_MM_MAP = 15, 35, 14
 _PRCTL_MM_MAP = struct.Struct("<12QIi")
 _SIGKILL = 9
+_INFINITY = (1 << 64) - 1
 
 
 def load_program(process: Process, planned: Plan) -> Regs:
@@ -112,6 +114,8 @@ def leave_host_process(outcome: Outcome) -> NoReturn:
 
 def execute(process: Process, thread: Thread, planned: Plan) -> None:
     """execve past the point of no return: other threads end, the old program goes."""
+    if process.parent and not process.follow:
+        _execute_natively(process, thread, planned)
     leader = process.leader
     if thread is not leader:
         # The new program is the first thread's, whose id is the process's.
@@ -123,6 +127,24 @@ def execute(process: Process, thread: Thread, planned: Plan) -> None:
         raise EndThread
     end_others(process, thread)
     replace_program(process, thread, planned)
+
+
+def _execute_natively(process: Process, thread: Thread, planned: Plan) -> NoReturn:
+    """A child that is not followed: its next program is the host's."""
+    end_others(process, thread)
+    process.signals.leave_to_host(thread)
+    for which, limits in process.limits.items():
+        with contextlib.suppress(OSError, ValueError):
+            soft, hard = (-1 if limit == _INFINITY else limit for limit in limits)
+            resource.setrlimit(which, (soft, hard))
+    environment: dict[bytes, bytes] = {}
+    for text in planned.environment:
+        name, _, value = text.partition(b"=")
+        environment[name] = value
+    try:
+        os.execve(planned.path, planned.arguments, environment)
+    finally:  # there is no program to go back to
+        os._exit(127)
 
 
 def end_others(process: Process, thread: Thread) -> None:

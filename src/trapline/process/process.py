@@ -119,6 +119,8 @@ class Process:
         self.own_files.forget_closed()
         self.leader = thread
         self.pending_image = None
+        if not self.follow:
+            self.policy = Policy("off")
         thread.in_guest = thread.needs_flush = thread.must_end = False
         thread.use(self.machine.take_processor())
         thread.start(start)
