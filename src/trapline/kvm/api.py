@@ -111,6 +111,15 @@ class Vcpu(Protocol):
     def kick(self) -> None:
         """End the current or the next `run` with Interrupted; from any thread."""
 
+    @property
+    def kick_places(self) -> tuple[int, ...]:
+        """Addresses of bytes: a signal handler on the vCPU's own thread that stores 1 in each,
+        in this order, kicks it (kvm_run.immediate_exit, on the host's KVM)."""
+
+    def set_signal_mask(self, mask: int) -> None:
+        """The signals blocked while the guest runs, bit n-1 for signal n (KVM_SET_SIGNAL_MASK);
+        in effect where a signal itself ends `run`."""
+
     def get_regs(self) -> Regs: ...
     def set_regs(self, regs: Regs) -> None: ...
     def get_sregs(self) -> Sregs: ...

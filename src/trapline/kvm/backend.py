@@ -54,6 +54,10 @@ class Backend(Protocol):
     def kick(self) -> None:
         """Have the processor leave the guest soon; from any thread."""
 
+    @property
+    def kick_places(self) -> tuple[int, ...]:
+        """The bytes of which storing 1 in each does what `kick` does, on the vCPU's thread."""
+
     def report_counts(self) -> None:
         """Tell the observer of bus locks that native code has only counted."""
 

@@ -5,6 +5,7 @@ Which processor is below is the backend's business; what an exit means, its hand
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -50,7 +51,7 @@ class SoftwareVcpu:
         """What the last exit left to be done once userspace has answered it."""
         self.in_guest = False
         self._generation = slots.generation
-        self._kicked = False
+        self._kicked = ctypes.c_uint8()
         self.cpuid = GuestCpuid()
         self.control = ControlRegisters(self)
         self.debug = DebugRegisters(backend)
@@ -73,8 +74,8 @@ class SoftwareVcpu:
                 return answer
         events, enter = self.events, self.backend.enter
         while True:
-            if self._kicked:
-                self._kicked = False
+            if self._kicked.value:
+                self._kicked.value = 0
                 return exits.Interrupted()
             if events.waiting:
                 events.inject(self.guest_debug)
@@ -97,8 +98,15 @@ class SoftwareVcpu:
                 return answer
 
     def kick(self) -> None:
-        self._kicked = True
+        self._kicked.value = 1
         self.backend.kick()
+
+    @property
+    def kick_places(self) -> tuple[int, ...]:
+        return ctypes.addressof(self._kicked), *self.backend.kick_places
+
+    def set_signal_mask(self, mask: int) -> None:
+        """Signals reach the thread while it runs the guest as they do outside of it."""
 
     @property
     def generation(self) -> int:

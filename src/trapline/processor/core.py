@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from trapline.processor.jit import Engine, SiteTable, SiteTotal
 from trapline.processor.memory import HostBus, Memory
 from trapline.processor.microcode import MICROCODE
 from trapline.processor.msr import Msrs
-from trapline.processor.state import INDEX, State
+from trapline.processor.state import INDEX, OFFSET, State
 
 if TYPE_CHECKING:
     from trapline.processor.events import Observer
@@ -62,7 +63,7 @@ class Core:
         self.msrs = Msrs(self)
         self.interrupt_lines = boundary.InterruptLines(self.state)
         self.instruction: Decoded | None = None
-        self._kicked = False
+        self._kicked = ctypes.c_uint8()
         self._sites = SiteTable()
         self.state.bus_lock_table = self._sites.address
         self.engine = Engine(self, self.cluster.code) if engine == "jit" else None
@@ -148,8 +149,14 @@ class Core:
 
     def kick(self) -> None:
         """Make `run` return at the next boundary.  From any thread."""
-        self._kicked = True
+        self._kicked.value = 1
         self.state.attention = 1
+
+    @property
+    def kick_places(self) -> tuple[int, ...]:
+        """Addresses of bytes: storing 1 in each, in this order, is a kick.  For signal handlers
+        on the thread that calls `run`."""
+        return ctypes.addressof(self._kicked), self.state.address + OFFSET["attention"]
 
     def step(self) -> None:
         """One instruction, with what it causes at its end; faults are delivered."""
@@ -180,8 +187,8 @@ class Core:
         while True:
             # Cleared before looking, so that a kick from now on is seen by native code.
             state.attention = 0
-            if self._kicked:
-                self._kicked = False
+            if self._kicked.value:
+                self._kicked.value = 0
                 state.attention = 1
                 return
             if state.activity and not boundary.wakes(self):
@@ -207,7 +214,7 @@ class Core:
         """Whether nothing is to be done at this boundary, so that native code may go on: the
         quick answer to what `boundary.after` and `before` would find."""
         q, notes, guest = self.state.q, self.memory.notes, self.guest
-        if q[_PENDING] or q[_SHADOW] or q[_ATTENTION] or q[_ACTIVITY] or self._kicked:
+        if q[_PENDING] or q[_SHADOW] or q[_ATTENTION] or q[_ACTIVITY]:
             return False
         if q[_FLAGS] & (RFLAGS_TF | RFLAGS_RF) or q[_DR7] & 0xFF or notes.is_unfinished:
             return False

@@ -95,7 +95,7 @@ class State:
     """One logical processor's registers.  `q` is all of it as 64-bit words."""
 
     def __init__(self) -> None:
-        self._block = mmap.mmap(-1, STATE_SIZE)
+        self._block = mmap.mmap(-1, STATE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.bytes = memoryview(self._block)
         self.q = self.bytes.cast("Q")
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._block))

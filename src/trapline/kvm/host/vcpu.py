@@ -7,6 +7,7 @@ around each run.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import signal
@@ -29,9 +30,10 @@ from trapline.kvm.structures import (
     unpack_cpuid,
 )
 
-KICK_SIGNAL = signal.SIGRTMIN + 1
+KICK_SIGNAL = signal.SIGRTMAX - 1
 """Blocked in every thread that runs a vCPU, but for the time the guest runs."""
 
+_IMMEDIATE_EXIT = 1  # its offset in kvm_run
 _SYNCED = abi.SYNC_X86_REGS | abi.SYNC_X86_SREGS
 
 
@@ -103,20 +105,27 @@ class HostVcpu:
         return area.exit()
 
     def kick(self) -> None:
-        self._area.bytes[1] = 1  # immediate_exit
+        self._area.bytes[_IMMEDIATE_EXIT] = 1
         if self._thread:
             with contextlib.suppress(ProcessLookupError):
                 signal.pthread_kill(self._thread, KICK_SIGNAL)
 
+    @property
+    def kick_places(self) -> tuple[int, ...]:
+        return (ctypes.addressof(ctypes.c_char.from_buffer(self._area.bytes, _IMMEDIATE_EXIT)),)
+
     def _adopt_thread(self) -> None:
         """Let the kick signal through only inside KVM_RUN, so that no handler is needed."""
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {KICK_SIGNAL})
-        mask = sum(1 << (number - 1) for number in blocked if number != KICK_SIGNAL)
-        fcntl.ioctl(self._fd, abi.SET_SIGNAL_MASK, struct.pack("<IQ", 8, mask))
+        self.set_signal_mask(sum(1 << (number - 1) for number in blocked))
         self._thread = threading.get_ident()
 
+    def set_signal_mask(self, mask: int) -> None:
+        mask &= ~(1 << (KICK_SIGNAL - 1))
+        fcntl.ioctl(self._fd, abi.SET_SIGNAL_MASK, struct.pack("<IQ", 8, mask))
+
     def _forget_kicks(self) -> None:
-        self._area.bytes[1] = 0
+        self._area.bytes[_IMMEDIATE_EXIT] = 0
         while signal.sigtimedwait([KICK_SIGNAL], 0) is not None:
             pass
 

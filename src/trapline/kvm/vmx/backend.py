@@ -100,6 +100,10 @@ class VmxBackend:
     def kick(self) -> None:
         self.core.kick()
 
+    @property
+    def kick_places(self) -> tuple[int, ...]:
+        return self.core.kick_places
+
     def report_counts(self) -> None:
         self.core.hand_over_bus_locks()
 
