@@ -23,7 +23,6 @@ from trapline.processor.guest import Leave
 
 if TYPE_CHECKING:
     from trapline.processor.core import Core
-
     from trapline.processor.notes import LockedAccess
 
 CACHE_LINE = 64
