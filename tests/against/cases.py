@@ -11,6 +11,7 @@ from functools import cache
 from random import Random
 
 from iced_x86 import (
+    Code,
     Decoder,
     FlowControl,
     Instruction,
@@ -43,6 +44,7 @@ PATIENCE = 20
 IMMEDIATE_COUNT = 12
 
 # Not cut off by the end of a page: see undefined.DIVERGENCES.
+_MASKED = (Mnemonic.MASKMOVQ, Mnemonic.MASKMOVDQU)
 _UNDEFINED = (Mnemonic.UD0, Mnemonic.UD1)
 # Prefixes that change nothing: ignored segments, a superfluous 66, REX, REPNE, REP.
 _IDLE = tuple(bytes.fromhex(text) for text in ("2e", "36", "3e", "26", "66", "6666"))
@@ -140,6 +142,8 @@ def _memory(draft: Draft, kind: int) -> Memory:
         target = source.getrandbits(draft.way.address_bits) + draft.way.segment_base
     else:
         target = draft.put(draft.size, writes=writes_memory(form.code), locked=form.locked)
+        if form.code == Code.MOVSXD_R16_RM16:
+            target &= -4  # of which AMD's processors read all: see undefined.DIVERGENCES
         if draft.size == WHOLE and source.random() < 0.6:
             target &= -WHOLE  # most SSE operands must be aligned
         draft.linear = target
@@ -255,6 +259,8 @@ def _with_idle_prefix(draft: Draft, code: bytes) -> bytes:
     plain = Decoder(bits, code, ip=linear).decode()
     if "66" in extra.hex() and plain.flow_control != FlowControl.NEXT:
         return code  # of a near branch: see undefined.DIVERGENCES
+    if draft.form.mnemonic in _MASKED:
+        return code  # CS may not be written, but whether that is looked at is left open
     if _is_relative(plain) or len(code) + len(extra) > 15:
         return code
     longer = extra + code

@@ -8,17 +8,7 @@ from dataclasses import asdict, dataclass
 NATIVE, INTERPRETED, MISSING = "native", "interp only", "not implemented"
 
 # Mnemonics, as iced-x86 spells them, that raise #UD for now.
-NOT_IMPLEMENTED = frozenset(
-    """
-    f2xm1 fabs fadd faddp fbld fbstp fchs fcmovb fcmovbe fcmove fcmovnb fcmovnbe fcmovne
-    fcmovnu fcmovu fcom fcomi fcomip fcomp fcompp fcos fdecstp fdiv fdivp fdivr fdivrp ffree
-    ffreep fiadd ficom ficomp fidiv fidivr fild fimul fincstp fist fistp fisttp fisub fisubr
-    fld fld1 fldcw fldenv fldl2e fldl2t fldlg2 fldln2 fldpi fldz fmul fmulp fnclex fndisi
-    fneni fninit fnop fnsave fnsetpm fnstcw fnstenv fnstsw fpatan fprem fprem1 fptan frndint
-    frstor fscale fsin fsincos fsqrt fst fstp fstpnce fsub fsubp fsubr fsubrp ftst fucom
-    fucomi fucomip fucomp fucompp fxam fxch fxtract fyl2x fyl2xp1 wait
-    """.split()
-)
+NOT_IMPLEMENTED: frozenset[str] = frozenset()
 
 
 @dataclass

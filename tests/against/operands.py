@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from iced_x86 import (
+    Code,
     InstructionInfoFactory,
     MemorySize,
     MemorySizeExt,
@@ -58,6 +59,8 @@ GENERAL: dict[int, tuple[int, int, int]] = {
 
 @cache
 def memory_size(code: int) -> int:
+    if code == Code.MOVSXD_R16_RM16:
+        return 4  # see undefined.DIVERGENCES
     size = OpCodeInfo(code).memory_size
     return _SIZES.get(size, MemorySizeExt.size(size))
 

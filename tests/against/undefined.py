@@ -152,6 +152,34 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "SDM 2, opcode map, group P; APM 3, PREFETCH: #UD with a register operand",
     ),
     Divergence(
+        ("MOVSXD",), "with a 16-bit operand in memory, whether two bytes are read or four: the"
+        " four can always be read",
+        "SDM 2, MOVSXD: r/m16; APM 3, MOVSXD: reg/mem32 only",
+    ),
+    Divergence(
+        ("FXSAVE", "FXSAVE64", "FXRSTOR", "FXRSTOR64", "XSAVE", "XSAVE64", "XRSTOR", "XRSTOR64"),
+        "a misaligned operand with #AC enabled, or beyond the stack segment: no such cases",
+        "SDM 2, FXSAVE, #AC: not guaranteed, may vary with implementation; SDM 3A, \"Priority"
+        " Among Concurrent Events\": no order among the faults of one access; APM 2, the same",
+    ),
+    Divergence(
+        ("CALL",), "whether the push or a non-canonical target faults first: never both",
+        "SDM 2, CALL: the target; APM 3, CALL: the push (measured: the push)",
+    ),
+    Divergence(
+        ("ENTER",), "whether the new stack pointer is probed for alignment: never with RFLAGS.AC",
+        "SDM 2, ENTER: a write using the final ESP would fault; APM 3, ENTER: no word of #AC",
+    ),
+    Divergence(
+        ("POPA", "POPAD", "PUSHA", "PUSHAD"),
+        "what has been done when a fault comes midway: no such cases",
+        "SDM 2, POPA: restarts, as ESP is unchanged; APM 3, POPA: the same",
+    ),
+    Divergence(
+        ("MASKMOVQ",), "whether #AC comes before the change to the MMX state: no such cases",
+        "SDM 2, MASKMOVQ: traps with partial masks are by implementation; APM 5, MASKMOVQ",
+    ),
+    Divergence(
         ("UD0", "UD1"), "whether all bytes are fetched before #UD: never cut off by a page's end",
         "SDM 2, UD: they have a ModRM byte, and the order of the faults is not stated; APM 3, UD1",
     ),

@@ -9,7 +9,9 @@ from iced_x86 import Code, Mnemonic
 from tests.against import values
 from tests.against.addressing import Unreachable
 from tests.against.draft import Draft
+from tests.against.layout import NON_CANONICAL
 from tests.against.shapes.registry import RAX, RDX, finishes, prepares
+from tests.against.state import AC
 
 _M = Mnemonic
 
@@ -56,8 +58,11 @@ def _load_environment(draft: Draft) -> None:
 
 
 def _align(draft: Draft, size: int) -> None:
-    """Mostly aligned: #GP otherwise, and nothing more is learned."""
-    if draft.linear is not None and draft.linear % size and draft.source.random() < 0.9:
+    """Mostly aligned: #GP otherwise, and nothing more is learned; not where #AC or #SS compete."""
+    draft.flags &= ~AC
+    if draft.linear is None or draft.linear % size == 0:
+        return
+    if draft.linear >= NON_CANONICAL or draft.source.random() < 0.9:
         raise Unreachable
 
 

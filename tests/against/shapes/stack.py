@@ -9,9 +9,11 @@ from tests.against.assemble import Memory
 from tests.against.draft import Draft
 from tests.against.layout import CODE, DATA, HIGH, NON_CANONICAL, READ_ONLY, UNMAPPED
 from tests.against.shapes.registry import RBP, RCX, RSP, finishes, prepares
-from tests.against.state import TF
+from tests.against.state import AC, TF
 
 _M, _R = Mnemonic, Register
+_ALL_REGISTERS = 32  # so large that no place cuts it in two
+_MANY = (_M.PUSHA, _M.PUSHAD, _M.POPA, _M.POPAD)
 
 
 def place_stack(draft: Draft) -> None:
@@ -21,7 +23,7 @@ def place_stack(draft: Draft) -> None:
     change = sample.stack_pointer_increment
     if draft.form.mnemonic in (_M.ENTER, _M.LEAVE):
         return
-    size = abs(change) or 8
+    size = _ALL_REGISTERS if draft.form.mnemonic in _MANY else abs(change) or 8
     if change < 0:
         draft.pin(RSP, draft.put(size, writes=True) + size)
     else:
@@ -46,6 +48,7 @@ def _enter(draft: Draft) -> None:
 @finishes("ENTER")
 def _enter_operands(draft: Draft) -> None:
     size = draft.source.choice((0, 8, 16, 1, draft.source.randrange(0x400)))
+    draft.flags &= ~AC  # see undefined.DIVERGENCES
     draft.operands = [size, draft.source.choice((0, 0, 1, 2, 3, 31, 32, 33, 63, 64, 255))]
 
 
@@ -75,7 +78,7 @@ def _target(draft: Draft) -> int:
     chance = draft.source.random()
     if chance < 0.8:
         draft.landing = CODE.linear + draft.source.randrange(CODE.size)
-    elif chance < 0.97:
+    elif chance < 0.97 or draft.faulty:  # which of two faults comes first is not stated
         draft.landing = draft.source.choice(
             (DATA.linear, UNMAPPED, HIGH.linear + 5, READ_ONLY.linear)
         )

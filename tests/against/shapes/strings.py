@@ -16,7 +16,7 @@ from tests.against.shapes.registry import (
     prepares,
     with_garbage,
 )
-from tests.against.state import DF
+from tests.against.state import AC, DF
 
 _K, _M = OpCodeOperandKind, Mnemonic
 
@@ -127,6 +127,7 @@ def _xlat(draft: Draft) -> None:
 def _masked_move(draft: Draft) -> None:
     """Calm: whether a fault is taken for bytes that are masked off is left open (SDM 2)."""
     draft.faulty = True
+    draft.flags &= ~AC
     size = 8 if draft.form.mnemonic == _M.MASKMOVQ else 16
     linear = draft.put(size, writes=True)
     draft.pin(RDI, address(draft, linear - draft.way.segment_base))
