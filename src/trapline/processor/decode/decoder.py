@@ -244,6 +244,7 @@ def decode_run(code: bytes, rip: int, bitness: int, stack_width: int) -> Iterato
     """
     decoder = iced_x86.Decoder(bitness, code, DecoderOptions.NONE, ip=rip)
     position, end = 0, len(code)
+    seen = _seen(bitness, stack_width)
     while position < end:
         item = decoder.decode()
         length = item.len
@@ -253,15 +254,39 @@ def decode_run(code: bytes, rip: int, bitness: int, stack_width: int) -> Iterato
             raw = code[position : position + max(length, 1)]
             yield Decoded("", rip + position, length, raw, _INVALID, ())
             return
-        name = _MNEMONICS[item.mnemonic]
-        operands = tuple([_operand(item, i, bitness) for i in range(item.op_count)])
-        if name == "pop" and operands[0].base == _RSP and operands[0].kind == "mem":
-            operands = (_after_pop(operands[0]),)
-        form = _form(item, name, operands, bitness, stack_width)
-        yield Decoded(
-            name, rip + position, length, code[position : position + length], form, operands
-        )
+        raw = code[position : position + length]
+        known = seen.get(raw)
+        if known is None:
+            known = _operands_and_form(item, bitness, stack_width)
+            # What is relative to RIP differs from place to place; the rest follows from the bytes.
+            is_relative = item.is_ip_rel_memory_operand or any(
+                bound.kind == "branch" for bound in known[1]
+            )
+            if not is_relative:
+                if len(seen) >= _MOST_SEEN:
+                    seen.clear()
+                seen[raw] = known
+        form, operands = known
+        yield Decoded(form.name, rip + position, length, raw, form, operands)
         position += length
+
+
+_Known = tuple[FormFacts, tuple[Bound, ...]]
+_MOST_SEEN = 100_000
+_SEEN: dict[tuple[int, int], dict[bytes, _Known]] = {}
+
+
+def _seen(bitness: int, stack_width: int) -> dict[bytes, _Known]:
+    """What the instructions met so far in one mode are, by their bytes."""
+    return _SEEN.setdefault((bitness, stack_width), {})
+
+
+def _operands_and_form(item: iced_x86.Instruction, bitness: int, stack_width: int) -> _Known:
+    name = _MNEMONICS[item.mnemonic]
+    operands = tuple([_operand(item, i, bitness) for i in range(item.op_count)])
+    if name == "pop" and operands[0].base == _RSP and operands[0].kind == "mem":
+        operands = (_after_pop(operands[0]),)
+    return _form(item, name, operands, bitness, stack_width), operands
 
 
 def decode(code: bytes, rip: int, bitness: int = 64, stack_width: int = 64) -> Decoded | None:

@@ -22,6 +22,7 @@ from trapline.processor.jit.handlers import HandlerBook, Request
 from trapline.processor.jit.shape import Shape, shape_of
 
 MAX_INSTRUCTIONS = 64
+_MOST_KNOWN = 200_000
 _ARENA = 1 << 22
 
 
@@ -35,6 +36,9 @@ class Block:
     hosts: tuple[int, ...]
     instructions: int
     size: int
+
+
+Translated = tuple[Decoded, Facts, Shape]
 
 
 class Arena:
@@ -72,6 +76,8 @@ class CodeCache:
         self.lock = threading.RLock()
         self.blocks: dict[tuple[int, ...], Block] = {}
         self.by_page: dict[int, list[tuple[tuple[int, ...], Block]]] = {}
+        self._known: dict[tuple[bytes, int], tuple[Facts, Shape]] = {}
+        self._shapes: dict[Shape, Shape] = {}
         # What the reference engine is handed, by the record it was found through.
         self.interpreted: dict[int, Decoded] = {}
         self.translated = 0
@@ -110,21 +116,31 @@ class CodeCache:
         instruction that crosses it).  `interpret`: every instruction is the reference
         engine's in this mode."""
         bitness, stack_width = mode
-        room = 0x1000 - (rip & 0xFFF)
         crossing = len(hosts) > 1
-        run: list[tuple[Decoded, Facts]] = []
+        run: list[Translated] = []
         for instruction in decode_run(code, rip, bitness, stack_width):
-            known = facts_of(instruction)
-            run.append((instruction, known))
+            known, shape = self._look_up(instruction, bitness + stack_width)
+            run.append((instruction, known, shape))
             if interpret or known.is_branch or not known.is_native:
                 break
             if crossing or len(run) >= limit:
                 break
-        assert room > 0
         with self.lock:
             return self._write(run, rip, hosts, interpret)
 
-    def _requests(self, run: list[tuple[Decoded, Facts]]) -> list[Request | None]:
+    def _look_up(self, instruction: Decoded, mode: int) -> tuple[Facts, Shape]:
+        """An instruction's facts and shape follow from its bytes."""
+        key = (instruction.code, mode)
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            shape = shape_of(instruction)
+            shape = self._shapes.setdefault(shape, shape)
+            known = self._known[key] = (facts_of(instruction), shape)
+        return known
+
+    def _requests(self, run: list[Translated]) -> list[Request | None]:
         """The handler each instruction wants; None for the second half of a fused pair."""
         keep = [True] * len(run)
         live = True
@@ -136,26 +152,20 @@ class CodeCache:
             merges = known.merges_flags and keep[i]
             if known.reads_flags or merges or known.may_leave:
                 live = True
-        shapes = [shape_of(instruction) for instruction, _ in run]
         requests: list[Request | None] = []
         rule = UNKNOWN
-        for shape, (_, known), kept in zip(shapes, run, keep, strict=True):
+        for (_, known, shape), kept in zip(run, keep, strict=True):
             reads = known.reads_flags or known.merges_flags and kept
             requests.append(Request(shape, kept, rule if reads else UNKNOWN))
             if known.writes_flags:
                 rule = known.result if kept and known.result is not None else UNKNOWN
         if len(run) > 1:
-            self._fuse(run, shapes, requests)
+            self._fuse(run, requests)
         return requests
 
-    def _fuse(
-        self,
-        run: list[tuple[Decoded, Facts]],
-        shapes: list[Shape],
-        requests: list[Request | None],
-    ) -> None:
+    def _fuse(self, run: list[Translated], requests: list[Request | None]) -> None:
         """Compare-and-branch as one handler, where the branch closes the block."""
-        (first, known), (second, branch) = run[-2], run[-1]
+        (first, known, _), (second, branch, shape) = run[-2], run[-1]
         if not (branch.is_branch and branch.reads_flags and not branch.has_memory):
             return
         conditional = second.operands and second.operands[0].kind == "branch"
@@ -165,13 +175,13 @@ class CodeCache:
             return
         ahead = requests[-2]
         assert ahead is not None
-        requests[-2] = Request(ahead.shape, True, ahead.incoming, shapes[-1])
+        requests[-2] = Request(ahead.shape, True, ahead.incoming, shape)
         requests[-1] = None
 
     def _write(
-        self, run: list[tuple[Decoded, Facts]], rip: int, hosts: tuple[int, ...], interpret: bool
+        self, run: list[Translated], rip: int, hosts: tuple[int, ...], interpret: bool
     ) -> Block:
-        native = [] if interpret else [pair for pair in run if pair[1].is_native]
+        native = [] if interpret else [one for one in run if one[1].is_native]
         requests = self._requests(native) if native else []
         book = self.book
         missing = [r for r in requests if r is not None and book.get(r) is False]
@@ -181,7 +191,7 @@ class CodeCache:
         links: list[tuple[int, int]] = []  # word index of the pointer, target rip
         ended = False
         interpreted: tuple[int, Decoded] | None = None
-        for i, (instruction, known) in enumerate(run):
+        for i, (instruction, known, _) in enumerate(run):
             request = requests[i] if i < len(requests) else None
             if i < len(requests) and request is None:
                 continue  # fused into the one before
@@ -202,7 +212,7 @@ class CodeCache:
             last = run[-1][0]
             out += (self._goto, last.next_rip)
             self._link(out, links, last.next_rip)
-        size = sum(instruction.length for instruction, _ in run)
+        size = sum(instruction.length for instruction, _, _ in run)
         block = self._place(out, links, rip, hosts, (len(run), size))
         if interpreted is not None and interpreted[1].name:
             self.interpreted[block.record + 8 * interpreted[0]] = interpreted[1]

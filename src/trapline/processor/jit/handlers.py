@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from trapline.processor.jit.cache import Entry
 from trapline.processor.jit.compiler import Compiler, Handler
@@ -14,8 +14,7 @@ from trapline.processor.jit.shape import Shape
 from trapline.processor.language import recording
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One handler: a shape, whether its flags are kept, the flags' rule before it (UNKNOWN
     unless it reads them), and the conditional branch fused behind it."""
 

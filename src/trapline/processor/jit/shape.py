@@ -28,6 +28,16 @@ class Shape:
     segments: tuple[str, ...]
     backward: bool
 
+    def __hash__(self) -> int:
+        # Every translated instruction is looked up by its shape; hashing all of it costs more
+        # than the rest of the look-up.
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        facts = (self.high_bytes, self.addresses, self.address_widths, self.segments)
+        return hash((self.form, facts, self.backward))
+
     @cached_property
     def kinds(self) -> tuple[str, ...]:
         return tuple(operand.kind for operand in self.form.operands)

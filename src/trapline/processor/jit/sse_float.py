@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _MASKS, _FLAGS = 0x1F80, 0x3F
 _FLOATS = {32: "float", 64: "double", 128: "<2 x double>"}
-_UNARY = frozenset(("sqrt", "rcp", "rsqrt", "round"))
 _WITH_IMMEDIATE = frozenset(("round", "cmp", "dp"))
 
 
@@ -41,16 +40,13 @@ def _run(f: Function, text: str, result: str, source: Ssa, old: Ssa | None = Non
 
 @primitive("float")
 def _arithmetic(lowering: Lowering, effect: Primitive, args: Sequence[Ssa]) -> Sequence[Ssa]:
-    f, width = lowering.f, args[0].width
+    f = lowering.f
     operation, kind, immediate = effect.attributes
     given = f"$${immediate}, " if operation in _WITH_IMMEDIATE else ""
     text = f"{operation}{kind} {given}$1, $0"
-    values = [_float(f, arg) for arg in args]
-    if operation in _UNARY:
-        result = _run(f, text, values[0].type, values[0])
-    else:
-        result = _run(f, text, values[0].type, values[1], values[0])
-    return (f.cast("bitcast", result, f"i{width}"),)
+    *before, source = (_float(f, arg) for arg in args)
+    result = _run(f, text, _FLOATS[128], source, *before)
+    return (f.cast("bitcast", result, "i128"),)
 
 
 @primitive("float_order")

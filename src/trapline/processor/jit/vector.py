@@ -163,13 +163,22 @@ def _lanes_widen(lowering: Lowering, effect: Primitive, args: Sequence[Ssa]) -> 
     return (to_number(f, wide, 128),)
 
 
+def _opaque(f: Function, vector: Ssa) -> Ssa:
+    """The same vector.  LLVM would store only the lanes that have changed, and the next read of
+    the whole register would wait until they are in the cache."""
+    return f.value(vector.type, f'call {vector.type} asm "", "=x,0"({vector})')
+
+
 @primitive("lanes_insert")
 def _lanes_insert(lowering: Lowering, effect: Primitive, args: Sequence[Ssa]) -> Sequence[Ssa]:
     f, width = lowering.f, args[0].width
     lane, index = effect.attributes
-    vector = to_vector(f, args[0], lane)
-    result = f.value(vector.type, f"insertelement {vector}, {args[1]}, i32 {index}")
-    return (to_number(f, result, width),)
+    # As floats, lanes stay among the vector registers on their way.
+    kind = {32: "float", 64: "double"}.get(lane, f"i{lane}")
+    vector = f.cast("bitcast", args[0], f"<{width // lane} x {kind}>")
+    number = f.cast("bitcast", args[1], kind)
+    result = f.value(vector.type, f"insertelement {vector}, {number}, i32 {index}")
+    return (to_number(f, _opaque(f, result) if width == 128 else result, width),)
 
 
 @primitive("shuffle")

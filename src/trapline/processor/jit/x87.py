@@ -194,9 +194,34 @@ def _load(lowering: Lowering, attributes: Sequence[str], args: Sequence[Ssa]) ->
     if kind[0] == "i":
         whole = f.cast("sext", word, "i64")
         return [_number(f, f.cast("sitofp", whole, _LONG)), integer(0, 16)], 0
-    text = "fbld ($2)" if kind == "bcd" else f"fld{_LETTERS[kind]} ($2)"
-    found = _run(lowering, text, "={st}", "r", _keep(f, word))
+    if kind == "bcd":
+        found = _run(lowering, "fbld ($2)", "={st}", "r", _keep(f, word))
+    else:
+        found = _load_float(lowering, kind, word)
     return [_number(f, found[0]), found[1]], FSW_C1
+
+
+def _load_float(lowering: Lowering, kind: str, word: Ssa) -> list[Ssa]:
+    """A number that is normal or zero raises nothing, so the slow status word is not asked."""
+    f = lowering.f
+    fraction, top, type_ = (23, 0xFE, "float") if kind == "f32" else (52, 0x7FE, "double")
+    magnitude = f.op("shl", word, integer(1, word.width))
+    exponent = f.op("lshr", magnitude, integer(fraction + 1, word.width))
+    below = f.op("sub", exponent, integer(1, word.width))
+    normal = f.compare("ult", below, integer(top, word.width))
+    plain = f.op("or", normal, f.compare("eq", magnitude, integer(0, word.width)))
+    quick, odd, done = f.new_block("plain"), f.new_block("odd"), f.new_block("loaded")
+    f.branch(plain, quick, odd, likely=True)
+    f.open_block(odd)
+    slow, status = _run(lowering, f"fld{_LETTERS[kind]} ($2)", "={st}", "r", _keep(f, word))
+    after = f.label
+    f.jump(done)
+    f.open_block(quick)
+    fast = f.cast("fpext", f.cast("bitcast", word, type_), _LONG)
+    f.jump(done)
+    f.open_block(done)
+    value = f.phi(_LONG, (fast, quick), (slow, after))
+    return [value, f.phi("i16", (integer(0, 16), quick), (status, after))]
 
 
 # The host's store of each kind, and whether it pops.
