@@ -119,22 +119,28 @@ _OPERATIONS: dict[str, _Operation] = {
 }
 
 
+_UNARY = frozenset(("sqrt", "rcp", "rsqrt", "round"))
+
+
 @primitive("float")
 def _float(state: State, effect: Primitive, words: Sequence[int]) -> Sequence[int]:
-    """of=(operation, kind, immediate): what the instruction `operation` + `kind` computes; kind
-    is ss, sd, ps or pd, and a scalar comes as a vector of one lane."""
+    """of=(operation, kind, immediate): what the instruction `operation` + `kind` leaves in its
+    destination; kind is ss, sd, ps or pd.
+
+    args: the destination (not if it is only written) and the source, of a scalar just its lane."""
     operation, kind, immediate = effect.attributes
     form = _FORMATS[kind[1]]
-    vectors = [
-        split(word, form.width, argument.width)
-        for word, argument in zip(words, effect.args, strict=True)
-    ]
+    width = form.width if kind[0] == "s" else 128
+    vectors = [split(word & (1 << width) - 1, form.width, width) for word in words]
+    if operation in _UNARY:
+        vectors = vectors[-1:]
     if operation == "dp":
         return (join(_dot(state, form, vectors, immediate), form.width),)
     context = Context.from_mxcsr(state.mxcsr)
     lanes = _OPERATIONS[operation](form, context, vectors, immediate)
     settle(state, context)
-    return (join(lanes, form.width),)
+    result = join(lanes, form.width)
+    return (words[0] >> width << width | result,) if kind[0] == "s" else (result,)
 
 
 _ORDER = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trapline.processor.isa.mmx import enter_mmx
-from trapline.processor.isa.sse_shared import fetch, put
+from trapline.processor.isa.sse_shared import fetch, put_alone, put_low
 from trapline.processor.language import Cpu, Operand, Value, instruction
 
 Description = Callable[[Cpu, Operand, Operand], None]
@@ -27,7 +27,7 @@ def _packed(source: str, target: str, width: int, truncate: bool = False) -> Des
         if to_mmx:
             enter_mmx(cpu)
         result = _converted(cpu, source, target, truncate, fetch(cpu, src, width), to_mmx)
-        put(cpu, dst, result.zero_extend(dst.width))
+        put_alone(cpu, dst, result)
 
     return description
 
@@ -60,7 +60,7 @@ def cvtpi2ps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """Two integers to the low half; the high half stays."""
     _enter_unless_memory(cpu, src)
     value = fetch(cpu, src)
-    dst.narrowed(64).set(_converted(cpu, "32", "s", False, value, to_mmx=not src.in_memory))
+    put_low(cpu, dst, _converted(cpu, "32", "s", False, value, to_mmx=not src.in_memory))
 
 
 @instruction("66 0F 2A /r")
@@ -75,7 +75,7 @@ def _to_scalar(target: str, source: str = "") -> Description:
         """The low lane of dst := src, which is an integer where `source` does not say."""
         kind = source or str(src.width)
         value = fetch(cpu, src, _SIZES[kind])
-        dst.narrowed(_SIZES[target]).set(_converted(cpu, kind, target, False, value))
+        put_low(cpu, dst, _converted(cpu, kind, target, False, value))
 
     return description
 

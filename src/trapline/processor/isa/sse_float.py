@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from trapline.processor.isa.sse_shared import fetch, scalar, scalar_compare
+from trapline.processor.isa.sse_shared import arithmetic, fetch, float_compare
 from trapline.processor.language import Cpu, Operand, const, instruction
 
 _PREFIXES = {"ps": "NP", "pd": "66", "ss": "F3", "sd": "F2"}
@@ -16,10 +16,9 @@ Shape = Callable[[str, str], Description]
 def _two(operation: str, kind: str) -> Description:
     def description(cpu: Cpu, dst: Operand, src: Operand, *immediate: Operand) -> None:
         """dst := dst op src; a scalar leaves the rest of dst."""
-        target = dst.narrowed(_WIDTHS[kind])
-        right = fetch(cpu, src, target.width)
+        right = fetch(cpu, src, _WIDTHS[kind])
         chosen = cpu.form.immediate or 0
-        target.set(scalar(cpu, operation, kind, target.get(), right, immediate=chosen))
+        dst.set(arithmetic(cpu, operation, kind, dst.get(), right, immediate=chosen))
 
     return description
 
@@ -27,10 +26,11 @@ def _two(operation: str, kind: str) -> Description:
 def _one(operation: str, kind: str) -> Description:
     def description(cpu: Cpu, dst: Operand, src: Operand, *immediate: Operand) -> None:
         """dst := op src; a scalar leaves the rest of dst."""
-        target = dst.narrowed(_WIDTHS[kind])
+        args = [fetch(cpu, src, _WIDTHS[kind])]
+        if kind[0] == "s":
+            args.insert(0, dst.get())
         chosen = (cpu.form.immediate or 0) & 15
-        value = fetch(cpu, src, target.width)
-        target.set(scalar(cpu, operation, kind, value, immediate=chosen))
+        dst.set(arithmetic(cpu, operation, kind, *args, immediate=chosen))
 
     return description
 
@@ -71,7 +71,7 @@ for _name, _opcode, _operation, _kind, _shape in (
 def _compare(kind: str) -> Description:
     def description(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
         """All ones or zeros in each lane, by predicate; the processor looks at three bits of it."""
-        scalar_compare(cpu, dst, src, kind, _WIDTHS[kind])
+        float_compare(cpu, dst, src, kind, _WIDTHS[kind])
 
     return description
 

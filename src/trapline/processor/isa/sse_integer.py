@@ -11,6 +11,7 @@ from trapline.processor.isa.sse_shared import (
     fetch,
     put,
     register_by_lane,
+    zeros,
 )
 from trapline.processor.language import Cpu, Operand, Value, const, instruction
 
@@ -109,10 +110,18 @@ register_by_lane(_LANES, "lanes", _MEANINGS)
 register_by_lane(_ACROSS, "across", _MEANINGS)
 
 
+def _exclusive(left: Value, right: Value) -> Value:
+    return left ^ right
+
+
 def _logic(operation: Callable[[Value, Value], Value]) -> Callable[[Cpu, Operand, Operand], None]:
     def description(cpu: Cpu, dst: Operand, src: Operand) -> None:
         """Bit by bit; the operands' type says nothing about the result."""
-        combine(cpu, dst, src, operation)
+        if operation is _exclusive and cpu.form.aliased:  # how code clears a register
+            enter(cpu, dst)
+            put(cpu, dst, zeros(dst.width))
+        else:
+            combine(cpu, dst, src, operation)
 
     return description
 
@@ -121,7 +130,7 @@ for _operation, _change, _integer, _float in (
     ("and", lambda a, b: a & b, "0F DB /r", "0F 54 /r"),
     ("andn", lambda a, b: ~a & b, "0F DF /r", "0F 55 /r"),
     ("or", lambda a, b: a | b, "0F EB /r", "0F 56 /r"),
-    ("xor", lambda a, b: a ^ b, "0F EF /r", "0F 57 /r"),
+    ("xor", _exclusive, "0F EF /r", "0F 57 /r"),
 ):
     instruction("NP/66 " + _integer, name="p" + _operation)(_logic(_change))
     instruction("NP " + _float, name=_operation + "ps")(_logic(_change))

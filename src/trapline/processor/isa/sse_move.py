@@ -8,7 +8,9 @@ from trapline.processor.isa.mmx import enter_mmx, write_mmx
 from trapline.processor.isa.sse_shared import (
     enter,
     fetch,
-    put,
+    insert,
+    put_alone,
+    put_low,
     require_alignment,
     scalar_move,
     shuffle,
@@ -75,7 +77,7 @@ def _quadword(cpu: Cpu, dst: Operand, src: Operand, width: int) -> None:
     enter(cpu, dst, src)
     value = fetch(cpu, src, width)
     if dst.kind in ("xmm", "mmx"):
-        put(cpu, dst, value.zero_extend(dst.width))
+        put_alone(cpu, dst, value)
     else:
         dst.set(value)
 
@@ -95,7 +97,11 @@ def movdq2q(cpu: Cpu, dst: Operand, src: Operand) -> None:
 
 def _low(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """The low half to or from memory; the other half stays."""
-    dst.narrowed(64).set(src.narrowed(64).get())
+    value = src.narrowed(64).get()
+    if dst.in_memory:
+        dst.set(value)
+    else:
+        put_low(cpu, dst, value)
 
 
 def _high(cpu: Cpu, dst: Operand, src: Operand) -> None:
@@ -103,7 +109,8 @@ def _high(cpu: Cpu, dst: Operand, src: Operand) -> None:
     if dst.in_memory:
         dst.set(src.get().bits(64, 64))
     else:
-        dst.set(shuffle(cpu, 64, (0, 2), dst.get(), src.get().zero_extend(128)))
+        value = src.get()
+        dst.set(insert(cpu, 64, 1, dst.get(), value))
 
 
 for _suffix, _prefix in (("s", "NP"), ("d", "66")):

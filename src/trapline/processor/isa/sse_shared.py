@@ -73,20 +73,43 @@ def register_by_lane(table: Table, primitive: str, meanings: dict[str, str]) -> 
         instruction("NP/66 " + opcode, name=name)(describe(operation, lane))
 
 
-def scalar(cpu: Cpu, operation: str, kind: str, *args: Value, immediate: int = 0) -> Value:
-    """Floating-point arithmetic by the host's rules: the instruction `operation` + `kind`."""
+def insert(cpu: Cpu, lane: int, index: int, vector: Value, number: Value) -> Value:
+    """The vector with one lane replaced."""
+    of = (lane, index)
+    return cpu.primitive("lanes_insert", vector, number, widths=(vector.width,), of=of)[0]
+
+
+# An XMM register is always written whole.  It costs native code nothing, and a later read of all
+# of it need not wait for stores of its parts to reach the cache.
+
+
+def put_low(cpu: Cpu, dst: Operand, value: Value) -> None:
+    """The low lane of an XMM register; the rest stays."""
+    dst.set(insert(cpu, value.width, 0, dst.get(), value))
+
+
+def put_alone(cpu: Cpu, dst: Operand, value: Value) -> None:
+    """A register whose low bits are `value` and whose others are zero."""
+    if value.width < dst.width:
+        value = insert(cpu, value.width, 0, zeros(dst.width), value)
+    put(cpu, dst, value)
+
+
+def arithmetic(cpu: Cpu, operation: str, kind: str, *args: Value, immediate: int = 0) -> Value:
+    """A floating-point instruction, `operation` + `kind`; see interp.sse_float."""
     of = (operation, kind, immediate)
-    return cpu.primitive("float", *args, widths=(args[0].width,), unit="sse", of=of)[0]
+    return cpu.primitive("float", *args, widths=(128,), unit="sse", of=of)[0]
 
 
 def scalar_move(cpu: Cpu, dst: Operand, src: Operand, width: int) -> None:
     """MOVSS, MOVSD: a load clears the rest of the register, a move between two merges."""
+    value = src.narrowed(width).get()
     if src.in_memory:
-        dst.set(src.get().zero_extend(128))
+        put_alone(cpu, dst, value)
     elif dst.in_memory:
-        dst.set(src.narrowed(width).get())
+        dst.set(value)
     else:
-        dst.narrowed(width).set(src.narrowed(width).get())
+        put_low(cpu, dst, value)
 
 
 def scalar_move_double(cpu: Cpu, dst: Operand, src: Operand) -> None:
@@ -94,17 +117,16 @@ def scalar_move_double(cpu: Cpu, dst: Operand, src: Operand) -> None:
     scalar_move(cpu, dst, src, 64)
 
 
-def scalar_compare(cpu: Cpu, dst: Operand, src: Operand, kind: str, width: int) -> None:
-    """CMPSS, CMPSD: all ones or zeros in the low lane."""
+def float_compare(cpu: Cpu, dst: Operand, src: Operand, kind: str, width: int) -> None:
+    """CMPPS and the like: all ones or zeros by predicate, of which three bits count."""
     predicate = (cpu.form.immediate or 0) & 7
     right = fetch(cpu, src, width)
-    low = dst.narrowed(width)
-    low.set(scalar(cpu, "cmp", kind, low.get(), right, immediate=predicate))
+    dst.set(arithmetic(cpu, "cmp", kind, dst.get(), right, immediate=predicate))
 
 
 def scalar_compare_double(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
     """CMPSD xmm, xmm/m64, imm8 (F2 0F C2 /r ib)."""
-    scalar_compare(cpu, dst, src, "sd", 64)
+    float_compare(cpu, dst, src, "sd", 64)
 
 
 def zeros(width: int) -> Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from trapline.processor.isa.sse_shared import combine, enter, fetch, put, shuffle, zeros
+from trapline.processor.isa.sse_shared import combine, enter, fetch, insert, put, shuffle, zeros
 from trapline.processor.language import Cpu, Operand, Value, const, instruction
 
 
@@ -133,14 +133,10 @@ def _insert(lane: int) -> Callable[[Cpu, Operand, Operand, Operand], None]:
         """One lane := the low bits of a general register, or memory."""
         enter(cpu, dst)
         number = fetch(cpu, src, lane)
-        put(cpu, dst, _inserted(cpu, lane, _immediate(cpu), dst.get(), number))
+        index = _immediate(cpu) & dst.width // lane - 1
+        put(cpu, dst, insert(cpu, lane, index, dst.get(), number))
 
     return description
-
-
-def _inserted(cpu: Cpu, lane: int, index: int, vector: Value, number: Value) -> Value:
-    of = (lane, index & vector.width // lane - 1)
-    return cpu.primitive("lanes_insert", vector, number, widths=(vector.width,), of=of)[0]
 
 
 def _extract(lane: int) -> Callable[[Cpu, Operand, Operand, Operand], None]:
@@ -169,7 +165,7 @@ def insertps(cpu: Cpu, dst: Operand, src: Operand, immediate: Operand) -> None:
     """A lane of src (bits 7:6, of a register) to a lane of dst (5:4); then zeros (3:0)."""
     chosen = _immediate(cpu)
     number = src.get() if src.in_memory else src.get().bits(32 * (chosen >> 6), 32)
-    result = _inserted(cpu, 32, chosen >> 4, dst.get(), number)
+    result = insert(cpu, 32, chosen >> 4 & 3, dst.get(), number)
     kept = sum(0xFFFFFFFF << 32 * i for i in range(4) if not chosen >> i & 1)
     dst.set(result & const(kept, 128))
 
