@@ -97,6 +97,10 @@ class Core:
             return True
         return segment.is_flat(state)
 
+    def deny_write(self, host_page: int) -> None:
+        """A host page is about to hold translated code."""
+        self.cluster.deny_write(host_page)
+
     def flush_translations(self, host_page: int) -> None:
         """A host page that holds translated code was written."""
         self.cluster.drop_code(host_page & ~0xFFF)

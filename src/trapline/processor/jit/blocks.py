@@ -38,6 +38,11 @@ class Block:
     size: int
 
 
+def mode_key(mode: tuple[int, int], is_native: bool) -> int:
+    """The part of a block's key that says which kind of code it is."""
+    return mode[0] + mode[1] + (1024 if is_native else 0)
+
+
 Translated = tuple[Decoded, Facts, Shape]
 
 
@@ -126,7 +131,7 @@ class CodeCache:
             if crossing or len(run) >= limit:
                 break
         with self.lock:
-            return self._write(run, rip, hosts, interpret)
+            return self._write(run, rip, hosts, mode, interpret)
 
     def _look_up(self, instruction: Decoded, mode: int) -> tuple[Facts, Shape]:
         """An instruction's facts and shape follow from its bytes."""
@@ -179,7 +184,12 @@ class CodeCache:
         requests[-1] = None
 
     def _write(
-        self, run: list[Translated], rip: int, hosts: tuple[int, ...], interpret: bool
+        self,
+        run: list[Translated],
+        rip: int,
+        hosts: tuple[int, ...],
+        mode: tuple[int, int],
+        interpret: bool,
     ) -> Block:
         native = [] if interpret else [one for one in run if one[1].is_native]
         requests = self._requests(native) if native else []
@@ -213,7 +223,7 @@ class CodeCache:
             out += (self._goto, last.next_rip)
             self._link(out, links, last.next_rip)
         size = sum(instruction.length for instruction, _, _ in run)
-        block = self._place(out, links, rip, hosts, (len(run), size))
+        block = self._place(out, links, rip, hosts, (len(run), size), mode_key(mode, not interpret))
         if interpreted is not None and interpreted[1].name:
             self.interpreted[block.record + 8 * interpreted[0]] = interpreted[1]
         return block
@@ -266,6 +276,7 @@ class CodeCache:
         rip: int,
         hosts: tuple[int, ...],
         lengths: tuple[int, int],
+        mode: int,
     ) -> Block:
         instructions, size = lengths
         arena = self.arena
@@ -277,6 +288,10 @@ class CodeCache:
             out[word] = pointer + 8
             # Within the page a link may be patched for good; beyond it the mapping may change.
             near = target >> 12 == page and not crossing
+            if near:
+                there = self.blocks.get((hosts[0] + (target & 0xFFF), target, mode))
+                if there is not None:
+                    out[word] = there.record
             out[word + 1] = self._stub_link if near else self._stub_lookup
             out[word + 3] = pointer
         arena.words[at : at + len(out)] = memoryview(_as_bytes(out)).cast("Q")

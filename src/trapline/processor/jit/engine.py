@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from trapline.processor.fault import Fault
 from trapline.processor.jit import layout
-from trapline.processor.jit.blocks import Block, CodeCache
+from trapline.processor.jit.blocks import Block, CodeCache, mode_key
 from trapline.processor.memory import NonCanonical
 from trapline.processor.state import INDEX
 
@@ -88,6 +88,9 @@ class Processor(Protocol):
     def interpret(self, instruction: Decoded | None = None) -> None:
         """Do the instruction at state.rip (what it is, if known) on the reference engine."""
 
+    def deny_write(self, host_page: int) -> None:
+        """A host page is about to hold translated code: every processor's writes must be seen."""
+
     def goes_on(self) -> bool:
         """Whether nothing has to be looked at before the next instruction."""
 
@@ -139,7 +142,7 @@ class Engine:
         linear = rip + base & 0xFFFFFFFFFFFFFFFF
         where = memory.translate(linear, _FETCH)
         native = processor.is_native_mode
-        key = (where.host, rip, mode[0] + mode[1] + (1024 if native else 0))
+        key = (where.host, rip, mode_key(mode, native))
         block = self.code.blocks.get(key)
         if block is None and where.host:
             block = self._translate(rip, linear, where.host, mode, native)
@@ -154,15 +157,16 @@ class Engine:
         self, rip: int, linear: int, host: int, mode: tuple[int, int], native: bool
     ) -> Block | None:
         room = 0x1000 - (linear & 0xFFF)
-        code = self.memory.fetch(linear, room)
         hosts: tuple[int, ...] = (host & ~0xFFF,)
+        # First, so that no write after the fetch goes unseen.
+        self.processor.deny_write(hosts[0])
+        code = self.memory.fetch(linear, room)
         native = native and self._fits(rip, linear, mode)
         block = self.code.translate(code, rip, hosts, mode, not native)
         if block.instructions == 0:
             # The first instruction crosses the page's end: never cached by host address alone.
             return None
-        self.memory.tlb.deny_write(hosts[0])
-        key = (host, rip, mode[0] + mode[1] + (1024 if native else 0))
+        key = (host, rip, mode_key(mode, native))
         self.code.keep(key, block)
         return block
 
@@ -175,19 +179,19 @@ class Engine:
         first = self.memory.translate(linear, _FETCH).host
         second = self.memory.translate((linear | 0xFFF) + 1, _FETCH).host
         native = self.processor.is_native_mode
-        key = (first, second, rip, mode[0] + mode[1] + (1024 if native else 0))
+        key = (first, second, rip, mode_key(mode, native))
         block = self.code.blocks.get(key)
         if block is None:
+            hosts = (first & ~0xFFF, second & ~0xFFF)
+            for host in hosts:
+                self.processor.deny_write(host)
             code = b""
             while len(code) < 15:
                 more = self.memory.fetch(linear + len(code), 15 - len(code))
                 if not more:
                     break
                 code += more
-            hosts = (first & ~0xFFF, second & ~0xFFF)
             block = self.code.translate(code, rip, hosts, mode, not native)
-            for host in hosts:
-                self.memory.tlb.deny_write(host)
             self.code.keep(key, block)
         self.caches[self.state.cpl == 3].put(rip, block.record)
         return block
