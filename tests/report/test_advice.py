@@ -6,7 +6,7 @@ import pytest
 
 from tests.report.written import END, MAP, SITE, start, summary
 from trapline.report.advice import advise
-from trapline.trace import Place
+from trapline.trace import Field, Place
 
 
 def advice(tmp_path, place: Place | None, **changes) -> str:
@@ -37,3 +37,19 @@ def test_each_kind_of_memory_has_its_own_words(tmp_path):
 def test_alignment_does_not_help_uncached_memory(tmp_path):
     sentence = advice(tmp_path, Place("file", "file mapping /dev/mem"), cause="uncached")
     assert "not write-back" in sentence and "alignas" not in sentence
+
+
+def test_a_known_field_is_told_what_its_struct_does_to_it(tmp_path):
+    field = Field("table[1].hits", "record", 62)
+    sentence = advice(tmp_path, Place("global", "...", "table", field))
+    assert sentence == (
+        "table[1].hits begins 62 bytes into struct record, no multiple of 4:"
+        " put 2 bytes of padding before it, or do without packed."
+    )
+
+
+def test_a_well_placed_field_blames_its_object(tmp_path):
+    sentence = advice(tmp_path, Place("stack", "...", None, Field("one.hits", "record", 60)))
+    assert sentence == "Declare one with alignas(4), so that one.hits is aligned."
+    sentence = advice(tmp_path, Place("stack", "...", None, Field("buffer[57]")), size=8)
+    assert sentence == "Declare buffer with alignas(8), so that buffer[57] is aligned."

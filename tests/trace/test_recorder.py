@@ -115,14 +115,14 @@ def recorded(tmp_path, program):
 @pytest.mark.parametrize(
     ("case", "memory"),
     [
-        ("s", "stack of thread 1"),
-        ("d", "global in_data+0x3e of locks"),
-        ("b", "global in_bss+0x3e of locks"),
-        ("B", "global in_bss+0x423e of locks"),
-        ("l", "thread-local in_tls+0x3e of thread 1"),
+        ("s", "stack of thread 1 (on_stack.hits of main)"),
+        ("d", "global in_data+0x3e of locks (in_data.hits)"),
+        ("b", "global in_bss+0x3e of locks (in_bss[0].hits)"),
+        ("B", "global in_bss+0x423e of locks (in_bss[256].hits)"),
+        ("l", "thread-local in_tls+0x3e of thread 1 (in_tls.hits)"),
         ("h", "heap"),
         ("a", "anonymous mapping"),
-        ("t", "stack of thread 1"),
+        ("t", "stack of thread 1 (on_stack.hits of thread)"),
     ],
 )
 def test_the_kind_of_memory(program, folder, recorded, case, memory):

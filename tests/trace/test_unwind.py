@@ -184,4 +184,4 @@ def rips(frames: list[Frame]) -> list[int]:
 
 def test_a_stack_that_cannot_be_read_gives_the_innermost_frame():
     found = unwind({"rip": 0x1000, "rsp": 0x10, "rbp": 0x10}, lambda at, size: b"", lambda at: None)
-    assert found == [Frame(0x1000, "end", False)]
+    assert found == [Frame(0x1000, "end", False, None, 0x10, 0x10)]

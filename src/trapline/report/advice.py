@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from trapline.report.summary import Site
+from trapline.report.words import plural
+from trapline.trace import Field
 
 UNCACHED = (
     "This memory is not write-back, so every locked access to it locks the bus, aligned or not:"
@@ -10,14 +14,29 @@ UNCACHED = (
 )
 
 
+def _unpack(field: Field, size: int) -> str:
+    """What to do about a field that its struct puts at a bad offset."""
+    missing = -(field.offset or 0) % size
+    struct = f"struct {field.struct}" if field.struct else "its struct"
+    return (
+        f"{field.path} begins {plural(field.offset or 0, 'byte')} into {struct}, no multiple of"
+        f" {size}: put {plural(missing, 'byte')} of padding before it, or do without packed."
+    )
+
+
 def advise(site: Site) -> str:
     """What to do about a site; a naturally aligned operand can never be split."""
     if site["cause"] == "uncached":
         return UNCACHED
     size: int = site["size"]
-    missing = -int(site["linear"]) % size
-    pad = f"{missing} {'byte' if missing == 1 else 'bytes'} of padding before it"
+    pad = f"{plural(-int(site['linear']) % size, 'byte')} of padding before it"
     kind = site.place.kind if site.place is not None else ""
+    field = site.place.field if site.place is not None else None
+    if field is not None and field.offset is not None and field.offset % size:
+        return _unpack(field, size)
+    if field is not None:
+        variable = re.split(r"[.\[+]", field.path)[0]
+        return f"Declare {variable} with alignas({size}), so that {field.path} is aligned."
     symbol = site.place.symbol if site.place is not None else None
     if kind in ("global", "thread-local") and symbol is not None:
         return (

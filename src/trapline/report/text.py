@@ -14,6 +14,7 @@ from trapline.report.excerpt import find_excerpt
 from trapline.report.json import spaced
 from trapline.report.picture import ASCII, UNICODE, draw
 from trapline.report.summary import Frame, Missing, Site, Summary
+from trapline.report.words import plural
 from trapline.trace import Location
 
 TOP = 10
@@ -136,11 +137,6 @@ class _Writer:
         yield "who", _who(site)
         yield from _callers(site)
         yield "fix", Text(advise(site), "green")
-
-
-def plural(count: int, thing: str) -> str:
-    """`1 bus lock`, `2,000 bus locks`."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def place_name(where: Location) -> Text:

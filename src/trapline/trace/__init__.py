@@ -7,9 +7,11 @@ from trapline.trace.location import Location, Locator, Place
 from trapline.trace.model import Mapped, Trace, TracedFrame, TracedSite, read_trace
 from trapline.trace.recorder import Recorder, ThreadObserver
 from trapline.trace.region import GuestThread, Region
+from trapline.trace.variables import Field
 
 __all__ = [
     "DEBUG_ROOT",
+    "Field",
     "GuestThread",
     "Location",
     "Locator",

@@ -124,6 +124,9 @@ class Capture:
                     "lookup": frame.lookup,
                     "map": self.region_number(thread.region(frame.lookup), maps, thread),
                     "how": frame.how,
+                    "cfa": frame.cfa,
+                    "rsp": frame.rsp,
+                    "rbp": frame.rbp,
                 }
                 for frame in frames
             ]

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from elftools.dwarf.die import DIE
+
 from trapline.trace.image import Image
-from trapline.trace.model import Mapped, TracedSite
-from trapline.trace.source import Source
+from trapline.trace.model import Mapped, TracedFrame, TracedSite
+from trapline.trace.source import DWARF_ERRORS, Source
 from trapline.trace.symbols import Symbol, Symbols
+from trapline.trace.variables import Field, global_field, local_field
 
 
 class Location(NamedTuple):
@@ -30,6 +33,7 @@ class Place(NamedTuple):
     kind: str  # "global", "thread-local", "stack", "heap", "file", "anonymous", ...
     text: str
     symbol: str | None = None
+    field: Field | None = None
 
 
 class _Module:
@@ -90,17 +94,18 @@ class Locator:
         if memory is None:
             return None
         linear: int = site.fields["linear"]
-        found = self._global(linear, site.memory_map) or self._global(linear, site.below_map)
+        found = (
+            self._global(linear, site.memory_map, site)
+            or self._global(linear, site.below_map, site)
+            or self._thread_local(linear, site)
+        )
         if found is not None:
             return found
-        thread_local = self._thread_local(linear, site)
-        if thread_local is not None:
-            return thread_local
         kind: str = memory["kind"]
         region = site.memory_map.region if site.memory_map is not None else None
         match kind:
             case "stack":
-                return Place(kind, f"stack of thread {memory['tid']}")
+                return self._local(linear, site, f"stack of thread {memory['tid']}")
             case "heap":
                 return Place(kind, "heap")
             case "file":
@@ -111,7 +116,7 @@ class Locator:
                 return Place(kind, "anonymous mapping")
         return Place(kind, "unmapped memory")
 
-    def _global(self, linear: int, mapped: Mapped | None) -> Place | None:
+    def _global(self, linear: int, mapped: Mapped | None, site: TracedSite) -> Place | None:
         """The global an address lies in, .bss included."""
         if mapped is None or mapped.bias is None or mapped.region.path is None:
             return None
@@ -126,7 +131,8 @@ class Locator:
         symbol = module.symbols.data(vaddr)
         if symbol is None:
             return Place("global", f"static data of {where}")
-        return Place("global", f"global {_offset(symbol, vaddr)} of {where}", symbol.name)
+        text = f"global {_offset(symbol, vaddr)} of {where}"
+        return self._with_field(Place("global", text, symbol.name), vaddr - symbol.value, site)
 
     def _thread_local(self, linear: int, site: TracedSite) -> Place | None:
         """A thread-local of the executable: its block ends at fs_base (x86-64 ABI, variant II)."""
@@ -142,8 +148,47 @@ class Locator:
             symbol = module.symbols.thread_local(linear - start) if linear >= start else None
             if symbol is not None:
                 text = f"thread-local {_offset(symbol, linear - start)}"
-                return Place("thread-local", f"{text} of thread {site.fields['tid']}", symbol.name)
+                text += f" of thread {site.fields['tid']}"
+                place = Place("thread-local", text, symbol.name)
+                return self._with_field(place, linear - start - symbol.value, site)
         return None
+
+    def _with_field(self, place: Place, offset: int, site: TracedSite) -> Place:
+        """A symbol's place with the field's name, if the code that used it knows the type."""
+        for frame in site.stack or [TracedFrame(site.rip, site.rip, site.mapped)]:
+            scopes = self._scopes(frame)
+            if scopes is None or place.symbol is None:
+                continue
+            try:
+                field = global_field(*scopes, place.symbol, offset)
+            except DWARF_ERRORS:
+                continue
+            if field is not None:
+                return place._replace(text=f"{place.text} ({field.path})", field=field)
+        return place
+
+    def _local(self, linear: int, site: TracedSite, text: str) -> Place:
+        """A place on the stack, with the variable's name: the innermost frame that reaches it."""
+        for frame in site.stack:
+            if frame.bases.cfa is None or linear >= frame.bases.cfa:
+                continue
+            scopes = self._scopes(frame)
+            try:
+                field = local_field(scopes[1], frame.bases, linear) if scopes is not None else None
+            except DWARF_ERRORS:
+                field = None
+            if scopes is None or field is None:
+                break
+            function = self.locate(frame.lookup, frame.mapped)[-1].function
+            text += f" ({field.path} of {function})"
+            return Place("stack", text, None, field)
+        return Place("stack", text)
+
+    def _scopes(self, frame: TracedFrame) -> tuple[DIE, list[DIE]] | None:
+        module = self._module(frame.mapped) if frame.mapped is not None else None
+        if module is None or frame.mapped is None or frame.mapped.bias is None:
+            return None
+        return module.source.scopes(frame.lookup - frame.mapped.bias)
 
     def _module(self, mapped: Mapped) -> _Module | None:
         path = mapped.region.path

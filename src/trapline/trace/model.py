@@ -6,7 +6,7 @@ Built from the records of a trace file; sites are still one process's, and addre
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from trapline.trace.file import Record, TraceFile
 from trapline.trace.region import Region
@@ -31,6 +31,14 @@ class TracedProgram:
     maps: dict[int, Mapped] = field(default_factory=dict)
 
 
+class FrameBases(NamedTuple):
+    """What a frame's local variables are counted from, as far as it is known."""
+
+    cfa: int | None = None
+    rsp: int | None = None
+    rbp: int | None = None
+
+
 @dataclass(slots=True)
 class TracedFrame:
     """One frame of a call stack; `lookup` lies in the call where `rip` is a return address."""
@@ -38,6 +46,7 @@ class TracedFrame:
     rip: int
     lookup: int
     mapped: Mapped | None
+    bases: FrameBases = FrameBases()
 
 
 @dataclass(slots=True)
@@ -145,7 +154,12 @@ class _Reader:
         owner = self._owner(record)
         memory: dict[str, Any] = record.get("memory") or {}
         stack = [
-            TracedFrame(frame["rip"], frame["lookup"], self._mapped(owner, frame["map"]))
+            TracedFrame(
+                frame["rip"],
+                frame["lookup"],
+                self._mapped(owner, frame["map"]),
+                FrameBases(frame.get("cfa"), frame.get("rsp"), frame.get("rbp")),
+            )
             for frame in record.get("stack") or []
         ]
         self._sites[_key(record, record["site"])] = TracedSite(

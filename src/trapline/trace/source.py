@@ -51,19 +51,31 @@ class Source:
         self._unit_cache: dict[int, _Unit] = {}
         self.positions = lru_cache(4096)(self._positions)
 
+    def scopes(self, vaddr: int) -> tuple[DIE, list[DIE]] | None:
+        """(the unit's DIE, the functions around an address, outermost first), or None."""
+        unit = self._unit_of(vaddr)
+        try:
+            return (unit.top, unit.chain(vaddr)) if unit is not None else None
+        except DWARF_ERRORS:
+            return None
+
     def _positions(self, vaddr: int) -> tuple[Position, ...]:
         """The line of an address, innermost inlined function first; empty where unknown."""
+        unit = self._unit_of(vaddr)
+        return tuple(unit.positions(vaddr)) if unit is not None else ()
+
+    def _unit_of(self, vaddr: int) -> _Unit | None:
         if self._dwarf is None or self._units is None:
-            return ()
+            return None
         try:
             offset = self._units.find(vaddr)
+            if offset is None:
+                return None
+            if offset not in self._unit_cache:
+                self._unit_cache[offset] = _Unit(self._dwarf, offset)
+            return self._unit_cache[offset]
         except DWARF_ERRORS:
-            return ()
-        if offset is None:
-            return ()
-        if offset not in self._unit_cache:
-            self._unit_cache[offset] = _Unit(self._dwarf, offset)
-        return tuple(self._unit_cache[offset].positions(vaddr))
+            return None
 
 
 def _open(debug: Image) -> DWARFInfo | None:
@@ -126,6 +138,11 @@ class _Unit:
         self._functions: list[tuple[int, int, DIE]] | None = None
         self._nested: list[tuple[int, int, DIE]] | None = None
 
+    @property
+    def top(self) -> DIE:
+        """The unit's own DIE."""
+        return self._unit.get_top_DIE()
+
     def positions(self, vaddr: int) -> list[Position]:
         try:
             if self._lines is None:
@@ -134,7 +151,7 @@ class _Unit:
         except DWARF_ERRORS:
             file, line = None, None
         try:
-            chain = self._chain(vaddr)
+            chain = self.chain(vaddr)
         except DWARF_ERRORS:
             chain = []
         if not chain:
@@ -152,7 +169,7 @@ class _Unit:
         file = self._lines.file(number.value) if number is not None and self._lines else None
         return file, line.value if line is not None else None
 
-    def _chain(self, vaddr: int) -> list[DIE]:
+    def chain(self, vaddr: int) -> list[DIE]:
         """The function that holds the address, then the inlined calls, outermost first."""
         if self._functions is None:
             self._functions = list(self._outer_functions(self._unit.get_top_DIE()))

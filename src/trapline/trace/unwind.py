@@ -34,6 +34,10 @@ class Frame(NamedTuple):
     rip: int
     how: str  # "cfi" | "frame pointer" | "leaf" | "signal" | "end"
     is_return_address: bool
+    # What locals are counted from; the CFA is the caller's stack pointer.
+    cfa: int | None = None
+    rsp: int | None = None
+    rbp: int | None = None
 
     @property
     def lookup(self) -> int:
@@ -68,7 +72,8 @@ def unwind(
         if code is None and frames:
             break
         caller, how, is_signal = thread.caller(known, frame.lookup, code, not frames)
-        frames.append(frame._replace(how=how))
+        cfa = caller.get(RSP) if caller is not None and not is_signal else None
+        frames.append(frame._replace(how=how, cfa=cfa, rsp=known.get(RSP), rbp=known.get(RBP)))
         if caller is None or not _is_progress(known, caller, is_signal):
             break
         known, is_return_address = caller, not is_signal
