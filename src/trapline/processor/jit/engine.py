@@ -29,6 +29,7 @@ _CR0, _CR4 = INDEX["cr0"], INDEX["cr4"]
 _CS_ATTRIBUTES, _SS_ATTRIBUTES = INDEX["cs_attributes"], INDEX["ss_attributes"]
 _FETCH, _READ, _WRITE = 4, 1, 2
 _QUAD = ctypes.c_uint64
+_MANY = 2000  # entries: beyond, the kernel empties the memory faster than we do
 _CACHE_SIZE = layout.JUMP_CACHE_ENTRY << layout.JUMP_CACHE_BITS
 
 
@@ -45,38 +46,31 @@ class JumpCache:
         self._map = mmap.mmap(-1, _CACHE_SIZE, flags=flags)
         self.words = memoryview(self._map).cast("Q")
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
-        self.is_empty = True
-        self.clear(force=True)
+        # Entry 0 is the only one that a RIP of zero, as in fresh memory, belongs to.
+        self.words[0] = 1
+        self._filled: list[int] = []
 
     def put(self, rip: int, record: int) -> None:
         at = 2 * jump_cache_index(rip)
         self.words[at + 1] = record
         self.words[at] = rip
-        self.is_empty = False
+        if len(self._filled) <= _MANY:
+            self._filled.append(at)
 
     def drop(self, rip: int) -> None:
         at = 2 * jump_cache_index(rip)
         if self.words[at] == rip:
-            self.words[at] = ~rip & 0xFFFFFFFFFFFFFFFF
+            self.words[at] = 0 if at else 1
 
-    def clear(self, force: bool = False) -> None:
-        if force or not self.is_empty:
-            # A tag that its own index cannot have never matches.
-            for i in range(1 << layout.JUMP_CACHE_BITS) if force else ():
-                self.words[2 * i] = i ^ 1
-            if not force:
-                self.words[:] = _EMPTY
-            self.is_empty = True
-
-
-def _empty_words() -> memoryview:
-    words = memoryview(bytearray(_CACHE_SIZE)).cast("Q")
-    for i in range(1 << layout.JUMP_CACHE_BITS):
-        words[2 * i] = i ^ 1
-    return words
-
-
-_EMPTY = _empty_words()
+    def clear(self) -> None:
+        """Forget everything; quickly where there is little or very much."""
+        if len(self._filled) > _MANY:
+            self._map.madvise(mmap.MADV_DONTNEED)
+        else:
+            for at in self._filled:
+                self.words[at] = 0
+        self.words[0] = 1
+        self._filled.clear()
 
 
 class Processor(Protocol):
