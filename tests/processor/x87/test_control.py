@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
+
 from tests.processor.isa.machine import interp
 from tests.processor.x87.unit import (
     C1,

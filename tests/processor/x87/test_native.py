@@ -6,6 +6,7 @@ import ctypes
 from random import Random
 
 import pytest
+
 from tests.processor.jit.flat import CODE, UD2, load_code, run_to_fault
 from tests.processor.language.forms import every_form
 from tests.processor.x87.unit import (
@@ -22,7 +23,6 @@ from tests.processor.x87.unit import (
     done,
     prepare,
 )
-
 from trapline.processor.language import INSTRUCTIONS
 from trapline.processor.state import OFFSET, X87_OFFSET
 

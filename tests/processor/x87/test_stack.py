@@ -4,8 +4,8 @@ Exception")."""
 from __future__ import annotations
 
 import pytest
+
 from tests.processor.x87.unit import (
-    B,
     C0,
     C1,
     C2,
@@ -15,6 +15,7 @@ from tests.processor.x87.unit import (
     IE,
     INDEFINITE,
     SF,
+    B,
     bits,
     done,
 )

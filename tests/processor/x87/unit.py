@@ -8,7 +8,6 @@ from math import frexp, isinf, isnan, ldexp
 from typing import Any
 
 from tests.processor.jit.flat import CODE, DATA, UD2, flat_core, load_code, run_to_fault
-
 from trapline.processor.core import Core
 from trapline.processor.fault import Fault
 from trapline.processor.memory import Ram
