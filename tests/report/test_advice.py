@@ -40,7 +40,7 @@ def test_alignment_does_not_help_uncached_memory(tmp_path):
 
 
 def test_a_known_field_is_told_what_its_struct_does_to_it(tmp_path):
-    field = Field("table[1].hits", "record", 62)
+    field = Field("table[1].hits", 128, "record", 62)
     sentence = advice(tmp_path, Place("global", "...", "table", field))
     assert sentence == (
         "table[1].hits begins 62 bytes into struct record, no multiple of 4:"
@@ -49,7 +49,13 @@ def test_a_known_field_is_told_what_its_struct_does_to_it(tmp_path):
 
 
 def test_a_well_placed_field_blames_its_object(tmp_path):
-    sentence = advice(tmp_path, Place("stack", "...", None, Field("one.hits", "record", 60)))
+    sentence = advice(tmp_path, Place("stack", "...", None, Field("one.hits", 60, "record", 60)))
     assert sentence == "Declare one with alignas(4), so that one.hits is aligned."
-    sentence = advice(tmp_path, Place("stack", "...", None, Field("buffer[57]")), size=8)
-    assert sentence == "Declare buffer with alignas(8), so that buffer[57] is aligned."
+
+
+def test_an_offset_into_a_buffer_is_named(tmp_path):
+    sentence = advice(tmp_path, Place("stack", "...", None, Field("buffer[57]", 57)), size=8)
+    assert sentence == (
+        "buffer[57] is 57 bytes into buffer, no multiple of 8:"
+        " use an offset that is one, and declare buffer with alignas(8)."
+    )

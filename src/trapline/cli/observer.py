@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trapline.process import Area, Outcome, Process, ProgramObserver, Thread
+from trapline.cli.kernel_log import KernelLog
+from trapline.process import Area, Outcome, Policy, Process, ProgramObserver, Thread
 from trapline.processor import BusLock, Cause, compiler, disassemble
 from trapline.processor import Outcome as Signalled
 from trapline.trace import Recorder, Region, ThreadObserver, TraceWriter, find_culprit
@@ -67,11 +68,19 @@ class Watcher(ProgramObserver):
     """Everything that is recorded about one process and its children.
 
     `hears_processor`: Trapline's own processor tells of each bus lock; a real one only by #DB.
+    `log`: who words the kernel's warnings, if they are wanted.
     """
 
-    def __init__(self, recorder: Recorder, writer: TraceWriter, hears_processor: bool) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        writer: TraceWriter,
+        *,
+        hears_processor: bool,
+        log: KernelLog | None,
+    ) -> None:
         self._recorder, self._writer = recorder, writer
-        self._hears_processor = hears_processor
+        self._hears_processor, self._log = hears_processor, log
         self._process: Process | None = None
 
     def _thread(self) -> Thread | None:
@@ -103,6 +112,8 @@ class Watcher(ProgramObserver):
 
     def became_child(self, parent: int, pid: int) -> None:
         self._recorder.forked(pid, parent)
+        if self._log is not None:
+            self._log.forked()
         compiler().progress = None
 
     def ended(self, pid: int, outcome: Outcome) -> None:
@@ -111,6 +122,10 @@ class Watcher(ProgramObserver):
         compiler().save()  # here, as no process of a guest leaves through Python's own exit
 
     def bus_lock_trap(self, pid: int, tid: int, name: str, rip: int) -> None:
+        if self._log is not None and self._process is not None:
+            line = self._log.bus_lock(name, tid, rip)
+            if line:
+                self._process.say(line)
         thread = self._thread()
         if self._hears_processor or thread is None:
             return
@@ -138,3 +153,11 @@ class Watcher(ProgramObserver):
         thread = self._thread()
         if thread is not None:
             self._recorder.undefined(rip, code, text, StoppedThread(thread))
+
+
+class SilentPolicy(Policy):
+    """A policy whose warnings are worded here, with the kernel's limit on their number."""
+
+    @property
+    def warns(self) -> bool:
+        return False

@@ -26,6 +26,7 @@ class Session:
 
     program: Sequence[str]
     policy: str = "warn"
+    warns: bool = True  # print the kernel's lines where the policy has them
     follow: bool = True
     backend: str = "software"
     engine: str = "jit"
@@ -73,14 +74,21 @@ def _become_program(session: Session, writer: TraceWriter) -> NoReturn:
 def _run(session: Session, writer: TraceWriter) -> int:
     """Put hypervisor, program and recorder together."""
     # Here, not above: only a program that runs needs a processor.
-    from trapline.cli.observer import Watcher
+    from trapline.cli.kernel_log import KernelLog
+    from trapline.cli.observer import SilentPolicy, Watcher
     from trapline.kvm import open_kvm
     from trapline.process import ExecError, parse_policy, run_program
     from trapline.processor import compiler, disassemble
     from trapline.trace import Recorder
 
     recorder = Recorder(writer, disassemble, started=time.monotonic())
-    watcher = Watcher(recorder, writer, hears_processor=session.backend == "software")
+    policy = parse_policy(session.policy)
+    watcher = Watcher(
+        recorder,
+        writer,
+        hears_processor=session.backend == "software",
+        log=KernelLog() if policy.warns and session.warns else None,
+    )
     try:
         if session.backend == "software":
             compiler().progress = Progress()
@@ -91,7 +99,7 @@ def _run(session: Session, writer: TraceWriter) -> int:
             session.program,
             kvm=kvm,
             observer=watcher,
-            policy=parse_policy(session.policy),
+            policy=SilentPolicy(policy.mode, policy.rate),
             follow=session.follow,
         )
     except ExecError as error:

@@ -28,7 +28,7 @@ examples:
 
 policies, as the kernel's split_lock_detect=:
   off           take no #DB; bus locks are counted without disturbing the program
-  warn          print the kernel's line for each, at the address that a trap reports
+  warn          print the kernel's line, with its limit of ten lines in five seconds
   fatal         end the program with SIGBUS
   ratelimit:N   let at most N a second through
 
@@ -90,7 +90,11 @@ def run(options: argparse.Namespace) -> int:
     if not program:
         raise Failure("no program to trace", "trapline trace -- PROGRAM [ARGS...]")
     session = Session(
-        program, options.policy, not options.no_follow, options.backend, options.engine
+        program,
+        options.policy,
+        follow=not options.no_follow,
+        backend=options.backend,
+        engine=options.engine,
     )
     with _report_stream(options) as stream:
         status, summary = trace(session, options.output)

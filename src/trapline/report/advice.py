@@ -24,6 +24,17 @@ def _unpack(field: Field, size: int) -> str:
     )
 
 
+def _align(field: Field, size: int) -> str:
+    """What to do about a variable, or about the place in it that is used."""
+    variable = re.split(r"[.\[+]", field.path)[0]
+    if field.start % size:
+        return (
+            f"{field.path} is {plural(field.start, 'byte')} into {variable}, no multiple of {size}:"
+            f" use an offset that is one, and declare {variable} with alignas({size})."
+        )
+    return f"Declare {variable} with alignas({size}), so that {field.path} is aligned."
+
+
 def advise(site: Site) -> str:
     """What to do about a site; a naturally aligned operand can never be split."""
     if site["cause"] == "uncached":
@@ -35,8 +46,7 @@ def advise(site: Site) -> str:
     if field is not None and field.offset is not None and field.offset % size:
         return _unpack(field, size)
     if field is not None:
-        variable = re.split(r"[.\[+]", field.path)[0]
-        return f"Declare {variable} with alignas({size}), so that {field.path} is aligned."
+        return _align(field, size)
     symbol = site.place.symbol if site.place is not None else None
     if kind in ("global", "thread-local") and symbol is not None:
         return (

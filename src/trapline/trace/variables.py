@@ -29,6 +29,7 @@ class Field(NamedTuple):
     """A variable or a part of it, as one would write it in C."""
 
     path: str  # "table[1].hits"
+    start: int  # of the address in the whole variable
     struct: str | None = None  # the innermost struct around it, and where in it it begins
     offset: int | None = None
 
@@ -78,6 +79,7 @@ def _part(path: str, kind: DIE | None, offset: int) -> Field | None:
     """Walk down into structs and arrays as far as they go."""
     struct: str | None = None
     inside: int | None = None
+    start = offset
     for _ in range(DEEPEST):
         if kind is None:
             return None
@@ -102,7 +104,7 @@ def _part(path: str, kind: DIE | None, offset: int) -> Field | None:
             break
     if offset:
         path += f"+{offset}"
-    return Field(path, struct, inside)
+    return Field(path, start, struct, inside)
 
 
 def _member(struct: DIE, offset: int) -> tuple[str, DIE, int] | None:
