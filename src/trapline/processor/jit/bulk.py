@@ -63,7 +63,7 @@ def bulk_text() -> str:
 """
     return f"""
 declare void @llvm.memmove.p0.p0.i64(ptr, ptr, i64, i1)
-define i64 @trapline_bulk_move(ptr %s, ptr %t, i64 %log) {{
+define i64 @trapline_bulk_move(ptr %s, ptr %t, i64 %log) alignstack(16) {{
 {forward}{_slot("rsi")}{_host("rdi", layout.TAG_WRITE)}{_host("rsi", layout.TAG_READ)}{limit}
   %n1 = call i64 @llvm.umin.i64(i64 %n0, i64 %rsi.room)
   %apart = sub i64 %rdi.hn, %rsi.hn
@@ -84,7 +84,7 @@ do:
 no:
   ret i64 0
 }}
-define i64 @trapline_bulk_store(ptr %s, ptr %t, i64 %log) {{
+define i64 @trapline_bulk_store(ptr %s, ptr %t, i64 %log) alignstack(16) {{
 {forward}{_slot("rax")}{_host("rdi", layout.TAG_WRITE)}{limit}
   %k = lshr i64 %n0, %log
   %n = shl i64 %k, %log

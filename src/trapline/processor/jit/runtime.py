@@ -13,6 +13,7 @@ from __future__ import annotations
 from trapline.processor.flags import CcKind
 from trapline.processor.jit import layout
 from trapline.processor.jit.bulk import bulk_text
+from trapline.processor.jit.text import METADATA
 from trapline.processor.state import BOUNCE_OFFSET, OFFSET, SAVED_HOST_OFFSET
 
 _O = OFFSET
@@ -238,7 +239,7 @@ done:
 def _slow(name: str, access: layout.Access, tag: int, hit: str) -> str:
     """An access the inline check refused: crossing pages, or not in the TLB."""
     return f"""
-define ptr @{name}(ptr %s, ptr %r, ptr %t, i64 %linear, i64 %size) cold noinline {{
+define ptr @{name}(ptr %s, ptr %r, ptr %t, i64 %linear, i64 %size) cold noinline alignstack(16) {{
   %last0 = add i64 %linear, %size
   %last = sub i64 %last0, 1
   %tag1 = call i64 @trapline_tag(ptr %t, i64 %linear, i64 {tag})
@@ -303,7 +304,7 @@ define private i64 @trapline_tag(ptr %t, i64 %linear, i64 %which) alwaysinline {
 {_slow("trapline_slow_read", layout.Access.READ, layout.TAG_READ, borrow)}
 {_slow("trapline_slow_write", layout.Access.WRITE, layout.TAG_WRITE, borrow)}
 {_slow("trapline_slow_lock", layout.Access.LOCK, layout.TAG_LOCK, lock)}
-define void @trapline_end_write(ptr %s, ptr %r, ptr %t, i64 %linear, i64 %size) cold noinline {{
+define void @trapline_end_write(ptr %s, ptr %r, ptr %t, i64 %linear, i64 %size) cold noinline alignstack(16) {{
   call void @trapline_give(ptr %s, ptr %t, i64 %linear, i64 %size)
   ret void
 }}
@@ -323,7 +324,7 @@ def _end_lock() -> str:
         )
     )  # fmt: skip
     return f"""
-define void @trapline_end_lock(ptr %s, ptr %r, ptr %t, i64 %linear, i64 %size) cold noinline {{
+define void @trapline_end_lock(ptr %s, ptr %r, ptr %t, i64 %linear, i64 %size) cold noinline alignstack(16) {{
   call void @trapline_give(ptr %s, ptr %t, i64 %linear, i64 %size)
   call void @trapline_bus_release(ptr %s)
 {_slot("bus_lock_count", "count", "i64")}{_slot("bus_lock_signals", "signals", "i64")}
@@ -465,7 +466,7 @@ step:
 
 def runtime_text() -> str:
     """The whole runtime module."""
-    return _exits() + _enter() + _bus() + _memory() + _end_lock() + _flags() + bulk_text()
+    return _exits() + _enter() + _bus() + _memory() + _end_lock() + _flags() + bulk_text() + METADATA
 
 
 DECLARATIONS = """
