@@ -33,16 +33,25 @@ def test_all_six_arguments_arrive() -> None:
 def test_a_pending_word_turns_the_call_back() -> None:
     calls = HostCalls()
     calls.words[0] = 1
-    assert calls(GETPID) == -native.ERESTARTSYS
+    assert calls(GETPID) == -native.ERESTARTNOINTR
     calls.words[0] = 0
     assert calls(GETPID) == os.getpid()
 
 
 def test_the_window_reaches_from_the_check_to_the_call() -> None:
-    start = native.WINDOW_START - native._WINDOW_START
-    found = {i.ip: i.mnemonic for i in Decoder(64, native._CODE, ip=start)}
-    places = sorted(found)
-    window = [found[ip] for ip in places if native.WINDOW_START <= ip < native.WINDOW_END]
+    start = native.WINDOW - native._WINDOW
+    code = {i.ip: i for i in Decoder(64, native._CODE, ip=start)}
+    end = native.WINDOW + native.WINDOW_SIZE
+    window = [code[ip].mnemonic for ip in sorted(code) if native.WINDOW <= ip <= end]
     assert window == [Mnemonic.CMP, Mnemonic.JNE, Mnemonic.SYSCALL]
-    assert native.WINDOW_END in found
-    assert found[native.INTERRUPTED] == Mnemonic.MOV
+    assert code[end].mnemonic == Mnemonic.SYSCALL
+
+
+def test_the_ways_out_of_the_window_answer_with_the_kernels_numbers() -> None:
+    code = {i.ip: i for i in Decoder(64, native._CODE, ip=native.WINDOW - native._WINDOW)}
+    for place, number in (
+        (native.NOT_MADE, native.ERESTARTNOINTR),
+        (native.AGAIN, native.ERESTARTSYS),
+    ):
+        assert code[place].mnemonic == Mnemonic.MOV
+        assert code[place].immediate32to64 == -number

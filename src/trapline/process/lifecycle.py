@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import os
 import resource
-import signal
 import struct
 from typing import TYPE_CHECKING, NoReturn
 
@@ -50,6 +49,7 @@ def start_program(process: Process, planned: Plan) -> Thread:
     thread = process.leader = process.new_thread()
     regs = load_program(process, planned)
     thread.start(regs)
+    process.signals.take_over(thread)
     process.observer.thread_started(process.pid, thread.tid, regs.rsp)
     rename(thread, os.path.basename(os.fsdecode(planned.named)))
     return thread
@@ -81,7 +81,8 @@ def run_leader(process: Process, thread: Thread) -> Outcome:
     assert process.ending is not None
     process.observer.ended(process.pid, process.ending)
     if process.parent:
-        leave_host_process(process.ending)
+        leave_host_process(process, process.ending)
+    process.signals.give_back(thread)
     return process.ending
 
 
@@ -100,15 +101,10 @@ def _wait_for_rest(process: Process, thread: Thread) -> Plan | None:
             process.changed.wait(0.01 if process.ending else 1)
 
 
-def leave_host_process(outcome: Outcome) -> NoReturn:
+def leave_host_process(process: Process, outcome: Outcome) -> NoReturn:
     """End a forked VMM the way its program ended, so that whoever waits sees the right status."""
     if outcome.signal:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        with contextlib.suppress(OSError, ValueError):
-            if outcome.signal != _SIGKILL:
-                signal.signal(outcome.signal, signal.SIG_DFL)
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {outcome.signal})
-        os.kill(os.getpid(), outcome.signal)
+        process.signals.die_of(outcome.signal)
     os._exit(outcome.exit_status)
 
 

@@ -10,10 +10,10 @@ import ctypes
 import mmap
 import struct
 
-# Results a call of ours can have besides the kernel's: the kernel's own internal numbers for "the
-# call was not made (or must be made again), a signal comes first".
+# Results a call of ours can have besides those that programs see, with the kernel's own internal
+# numbers: it gave way to a signal and may be made again, or a signal came before it was made.
 ERESTARTSYS = 512
-ERESTART_RESTARTBLOCK = 516
+ERESTARTNOINTR = 513
 
 # The block a call is made from; the pending word is set by the signal handler.
 BLOCK = struct.Struct("<8Q")
@@ -32,18 +32,23 @@ _CODE = bytes.fromhex(
     "4c8b4b38"  # mov r9, [rbx+56]
     # window: from here to the end of SYSCALL nothing has happened yet
     "833b00"  # cmp dword [rbx], 0
-    "7504"  # jne interrupted
+    "7504"  # jne not_made
     "0f05"  # syscall
     "5b"  # pop rbx
     "c3"  # ret
-    # interrupted:
+    # not_made:
+    "48c7c0fffdffff"  # mov rax, -513
+    "5b"  # pop rbx
+    "c3"  # ret
+    # again:
     "48c7c000feffff"  # mov rax, -512
     "5b"  # pop rbx
     "c3"  # ret
 )
-_WINDOW_START = 32
-_WINDOW_END = 39  # the first instruction after SYSCALL
-_INTERRUPTED = 41
+_WINDOW = 32
+WINDOW_SIZE = 5  # up to SYSCALL itself
+_NOT_MADE = 41
+_AGAIN = 50
 
 MASK64 = (1 << 64) - 1
 
@@ -61,11 +66,12 @@ def _place_code() -> mmap.mmap:
 
 _page = _place_code()
 _base = ctypes.addressof(ctypes.c_char.from_buffer(_page))
-# A signal handler that finds RIP in [WINDOW_START, WINDOW_END) continues at INTERRUPTED: the call
-# then answers -ERESTARTSYS and has not been made (QEMU's safe_syscall does the same).
-WINDOW_START = _base + _WINDOW_START
-WINDOW_END = _base + _WINDOW_END
-INTERRUPTED = _base + _INTERRUPTED
+# A signal handler that finds RIP in the window sends it to NOT_MADE: the call answers
+# -ERESTARTNOINTR and has not been made (QEMU's safe_syscall does the same).  At SYSCALL itself it
+# may be the kernel that has turned RIP back, for a call that it would restart: to AGAIN.
+WINDOW = _base + _WINDOW
+NOT_MADE = _base + _NOT_MADE
+AGAIN = _base + _AGAIN
 _function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(_base)
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 from trapline.kvm import Kvm, exits
 from trapline.process.areas import Area
-from trapline.process.delivery import Delivery, FatalOnly
 from trapline.process.describe import Description, describe
 from trapline.process.events import Outcome, ProgramObserver
 from trapline.process.exceptions import handle_exception
@@ -23,6 +22,7 @@ from trapline.process.memory import GuestMemory
 from trapline.process.own_files import OwnFiles
 from trapline.process.policy import Policy
 from trapline.process.procfs import Paths
+from trapline.process.signals import Signals
 from trapline.process.syscalls import system_call
 from trapline.process.thread import EndThread, Snapshot, Thread, current_thread
 from trapline.process.world import World
@@ -67,7 +67,7 @@ class Process:
         self.world = _ProcessWorld(self)
         self.machine = GuestMachine(kvm)
         self.memory = GuestMemory(self.machine, self.world)
-        self.signals: Delivery = FatalOnly(self)
+        self.signals = Signals(self)
         self.paths = Paths(self)
         self.limits: dict[int, tuple[int, int]] = {  # rlimits as the program sees and sets them
             resource.RLIMIT_NOFILE: self.own_files.limits
@@ -76,7 +76,8 @@ class Process:
         self.image: Image | None = None
         self.leader: Thread | None = None  # the thread whose id is the process's
         self.pending_image: Plan | None = None  # execve by a thread that is not the leader
-        self.on_execute: list[Callable[[Thread], None]] = []  # run before the old program goes
+        # Run before the old program goes.
+        self.on_execute: list[Callable[[Thread], None]] = [self.signals.after_exec]
         self.ending: Outcome | None = None
         self.lock = threading.RLock()  # threads, ending, pending_image
         self.changed = threading.Condition(self.lock)  # a thread ended, or something is pending

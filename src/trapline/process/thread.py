@@ -16,6 +16,8 @@ from trapline.process import layout
 from trapline.process.exceptions import GENERAL, handle_lost_page
 from trapline.process.machine import Processor, cpu_registers_start
 from trapline.process.native import HostCalls
+from trapline.process.signal_entry import SignalBlock
+from trapline.process.signal_state import ThreadSignals
 
 if TYPE_CHECKING:
     from trapline.process.process import Process
@@ -54,10 +56,13 @@ class Snapshot:
 class Thread:
     """One guest thread.  All but `kick` belongs to its host thread."""
 
-    def __init__(self, process: Process, processor: Processor, calls: HostCalls | None = None):
+    def __init__(self, process: Process, processor: Processor) -> None:
         self.process = process
+        self.signal_block = SignalBlock()
+        self.calls = self.signal_block.calls  # the program's: signals can turn them back
+        self.quiet = HostCalls()  # the VMM's on its behalf
+        self.signals = ThreadSignals()
         self.use(processor)
-        self.calls = calls or HostCalls()
         self.host_thread = 0
         self.tid = 0
         self.name = ""
@@ -77,6 +82,7 @@ class Thread:
         """Run on this processor from now on."""
         self.processor = processor
         self.vcpu = processor.vcpu
+        self.signal_block.watch(self.vcpu.kick_places)
 
     # -- registers of the program ---------------------------------------------------------------
 
@@ -241,3 +247,4 @@ class Thread:
         to what waits for it."""
         self.calls.words[0] = 1
         self.vcpu.kick()
+        self.process.signals.interrupt(self)

@@ -1,6 +1,6 @@
 """The system calls of a program: names only.  Importing it registers every handler."""
 
-from trapline.process.syscalls import execute, files, identity, memory, vectors
+from trapline.process.syscalls import execute, files, identity, memory, signals, vectors
 from trapline.process.syscalls.dispatch import arguments, handles, system_call
 from trapline.process.syscalls.table import NUMBERS
 
@@ -12,6 +12,7 @@ __all__ = [
     "handles",
     "identity",
     "memory",
+    "signals",
     "system_call",
     "vectors",
 ]
