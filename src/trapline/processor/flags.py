@@ -56,15 +56,11 @@ def materialise(kind: int, dst: int, src: int) -> int:
         if (before ^ subtrahend) & (before ^ result) & sign:
             flags |= OF
         return flags | (before ^ subtrahend ^ result) & AF
-    flags |= src & CF
+    return flags | src & CF | _step(rule, result, sign)
+
+
+def _step(rule: int, result: int, sign: int) -> int:
+    """OF and AF of INC and DEC."""
     if rule == CcKind.INC:
-        if result == sign:
-            flags |= OF
-        if not result & 0xF:
-            flags |= AF
-        return flags
-    if result == sign - 1:
-        flags |= OF
-    if result & 0xF == 0xF:
-        flags |= AF
-    return flags
+        return (OF if result == sign else 0) | (0 if result & 0xF else AF)
+    return (OF if result == sign - 1 else 0) | (AF if result & 0xF == 0xF else 0)

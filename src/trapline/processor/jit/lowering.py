@@ -10,12 +10,12 @@ from typing import Any
 
 from trapline.processor.flags import CcKind
 from trapline.processor.jit import layout
-from trapline.processor.jit.bulk import MOVES, STORES
 from trapline.processor.jit.fields import Fields
 from trapline.processor.jit.flags import UNKNOWN, FlagState
 from trapline.processor.jit.leaving import Leaving
 from trapline.processor.jit.operands import RECORD, Unsupported
 from trapline.processor.jit.primitives import PRIMITIVES
+from trapline.processor.jit.runtime import MOVES, STORES
 from trapline.processor.jit.shape import Shape
 from trapline.processor.jit.text import Ssa, integer
 from trapline.processor.language import (

@@ -7,18 +7,11 @@ result is the same: forward, both pages at hand, no overlap that would repeat by
 from __future__ import annotations
 
 from trapline.processor.jit import layout
-from trapline.processor.state import OFFSET
+from trapline.processor.jit.runtime.slot import slot
 
 _DF = 1 << 10
 MOVES = {"movsb": 1, "movsw": 2, "movsd": 4, "movsq": 8}
 STORES = {"stosb": 1, "stosw": 2, "stosd": 4, "stosq": 8}
-
-
-def _slot(name: str) -> str:
-    return (
-        f"  %{name}.p = getelementptr i8, ptr %s, i64 {OFFSET[name]}\n"
-        f"  %{name} = load i64, ptr %{name}.p\n"
-    )
 
 
 def _host(register: str, tag: int) -> str:
@@ -49,22 +42,21 @@ def _advance(*registers: str) -> str:
     return text
 
 
-def bulk_text() -> str:
-    """The two functions: (state, tlb, log2 of the element's size) -> elements done."""
-    forward = (
-        _slot("system_flags")
-        + f"  %df = and i64 %system_flags, {_DF}\n  %up = icmp eq i64 %df, 0\n"
-        + _slot("rcx") + _slot("rdi")
-    )  # fmt: skip
-    limit = """  %many = icmp ugt i64 %rcx, 4096
+_forward = (
+    slot("system_flags", "system_flags", "i64")
+    + f"  %df = and i64 %system_flags, {_DF}\n  %up = icmp eq i64 %df, 0\n"
+    + slot("rcx", "rcx", "i64") + slot("rdi", "rdi", "i64")
+)  # fmt: skip
+_limit = """  %many = icmp ugt i64 %rcx, 4096
   %some = select i1 %many, i64 4096, i64 %rcx
   %bytes = shl i64 %some, %log
   %n0 = call i64 @llvm.umin.i64(i64 %bytes, i64 %rdi.room)
 """
-    return f"""
+BULK = f"""
 declare void @llvm.memmove.p0.p0.i64(ptr, ptr, i64, i1)
 define i64 @trapline_bulk_move(ptr %s, ptr %t, i64 %log) alignstack(16) {{
-{forward}{_slot("rsi")}{_host("rdi", layout.TAG_WRITE)}{_host("rsi", layout.TAG_READ)}{limit}
+{_forward}{slot("rsi", "rsi", "i64")}
+{_host("rdi", layout.TAG_WRITE)}{_host("rsi", layout.TAG_READ)}{_limit}
   %n1 = call i64 @llvm.umin.i64(i64 %n0, i64 %rsi.room)
   %apart = sub i64 %rdi.hn, %rsi.hn
   %n2 = call i64 @llvm.umin.i64(i64 %n1, i64 %apart)
@@ -85,7 +77,7 @@ no:
   ret i64 0
 }}
 define i64 @trapline_bulk_store(ptr %s, ptr %t, i64 %log) alignstack(16) {{
-{forward}{_slot("rax")}{_host("rdi", layout.TAG_WRITE)}{limit}
+{_forward}{slot("rax", "rax", "i64")}{_host("rdi", layout.TAG_WRITE)}{_limit}
   %k = lshr i64 %n0, %log
   %n = shl i64 %k, %log
   %any = icmp ne i64 %k, 0
