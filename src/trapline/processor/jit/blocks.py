@@ -7,23 +7,19 @@ instruction that crosses a page's end.
 from __future__ import annotations
 
 import ctypes
-import mmap
 import threading
 from dataclasses import dataclass
-from itertools import pairwise
 
 from trapline.processor.decode import Decoded, decode_run
-from trapline.processor.jit import layout
 from trapline.processor.jit.compiler import Handler, compiler
 from trapline.processor.jit.facts import Facts, facts_of
-from trapline.processor.jit.fields import GETTERS
 from trapline.processor.jit.flags import UNKNOWN
 from trapline.processor.jit.handlers import HandlerBook, Request
+from trapline.processor.jit.records import Arena, Draft
 from trapline.processor.jit.shape import Shape, shape_of
 
 MAX_INSTRUCTIONS = 64
 _MOST_KNOWN = 200_000
-_ARENA = 1 << 22
 
 
 @dataclass(slots=True)
@@ -46,31 +42,6 @@ def mode_key(mode: tuple[int, int], is_native: bool) -> int:
 Translated = tuple[Decoded, Facts, Shape]
 
 
-class Arena:
-    """Memory for records.  Never freed: a processor may still be inside a dropped block."""
-
-    def __init__(self) -> None:
-        self._chunks: list[mmap.mmap] = []
-        self.used = 0
-        self._grow(_ARENA)
-
-    def _grow(self, size: int) -> None:
-        chunk = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._chunks.append(chunk)
-        self.words = memoryview(chunk).cast("Q")
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(chunk))
-        self.next, self._end = 0, size >> 3
-
-    def take(self, words: int) -> int:
-        """Room for that many words; gives the index in `words`, which may be another chunk."""
-        if self.next + words > self._end:
-            self._grow(max(_ARENA, 8 * words + 4095 & ~4095))
-        at = self.next
-        self.next += words
-        self.used += words
-        return at
-
-
 class CodeCache:
     """All blocks of one machine, and the translator that makes them."""
 
@@ -86,11 +57,7 @@ class CodeCache:
         # What the reference engine is handed, by the record it was found through.
         self.interpreted: dict[int, Decoded] = {}
         self.translated = 0
-        runtime = self.compiler.runtime
-        self._stub_link = runtime["trapline_stub_link"]
-        self._stub_lookup = runtime["trapline_stub_lookup"]
-        self._interpret = runtime["trapline_interpret"]
-        self._goto = runtime["trapline_goto"]
+        self._stub_lookup = self.compiler.runtime["trapline_stub_lookup"]
 
     # -- dropping ----------------------------------------------------------------------------------
 
@@ -191,112 +158,48 @@ class CodeCache:
         mode: tuple[int, int],
         interpret: bool,
     ) -> Block:
+        draft = Draft(self.compiler.runtime)
+        if not self._draft(draft, run, interpret):
+            draft.go_on(run[-1][0].next_rip) if run else draft.interpret(rip, None)
+        key, page = mode_key(mode, not interpret), rip >> 12
+
+        def near(target: int) -> int | None:
+            if target >> 12 != page or len(hosts) > 1:
+                return None
+            there = self.blocks.get((hosts[0] + (target & 0xFFF), target, key))
+            return 0 if there is None else there.record
+
+        at = self.arena.take(len(draft.words))
+        address = self.arena.address + 8 * at
+        draft.settle(address, near)
+        self.arena.place(draft.words)
+        if draft.interpreted is not None:
+            self.interpreted[address + 8 * draft.interpreted[0]] = draft.interpreted[1]
+        self.translated += len(run)
+        size = sum(instruction.length for instruction, _, _ in run)
+        return Block(address, rip, hosts, len(run), size)
+
+    def _draft(self, draft: Draft, run: list[Translated], interpret: bool) -> bool:
+        """Write the records of a run; True if the last one ends the block by itself."""
         native = [] if interpret else [one for one in run if one[1].is_native]
         requests = self._requests(native) if native else []
         book = self.book
         missing = [r for r in requests if r is not None and book.get(r) is False]
         if missing:
             book.require(missing)
-        out: list[int] = []
-        links: list[tuple[int, int]] = []  # word index of the pointer, target rip
-        ended = False
-        interpreted: tuple[int, Decoded] | None = None
         for i, (instruction, known, _) in enumerate(run):
             request = requests[i] if i < len(requests) else None
             if i < len(requests) and request is None:
                 continue  # fused into the one before
             handler = book.get(request) if request is not None else None
             if not isinstance(handler, Handler):
-                interpreted = (len(out), instruction)
-                out += (self._interpret, instruction.rip)
-                ended = True
-                break
+                draft.interpret(instruction.rip, instruction)
+                return True
             then = run[i + 1][0] if request is not None and request.then else None
-            self._record(out, links, handler, instruction, then)
-            ended = known.is_branch or then is not None
-            if ended:
-                break
-        if not run:
-            out += (self._interpret, rip)
-        elif not ended:
-            last = run[-1][0]
-            out += (self._goto, last.next_rip)
-            self._link(out, links, last.next_rip)
-        size = sum(instruction.length for instruction, _, _ in run)
-        block = self._place(out, links, rip, hosts, (len(run), size), mode_key(mode, not interpret))
-        if interpreted is not None and interpreted[1].name:
-            self.interpreted[block.record + 8 * interpreted[0]] = interpreted[1]
-        return block
-
-    def _record(
-        self,
-        out: list[int],
-        links: list[tuple[int, int]],
-        handler: Handler,
-        instruction: Decoded,
-        then: Decoded | None,
-    ) -> None:
-        """Append one record (two for a fused pair, in one)."""
-        start = len(out)
-        out += [0] * handler.words
-        out[start], out[start + 1] = handler.address, instruction.rip
-        base, now = start, instruction
-        for name, operand, word, shift in handler.plan:
-            at = base + word
-            if operand >= 0:
-                out[at] |= GETTERS[name](now.operands[operand]) << shift
-            elif name == "next_rip":
-                out[at] = now.next_rip
-            elif name == "float_opcode":
-                out[at] |= now.float_opcode << shift
-            elif name == "then":
-                assert then is not None
-                base, now = at, then
-                out[base + 1] = now.rip
-            else:
-                target = now.operands[0].immediate if name == "taken" else now.next_rip
-                for bound in now.operands:
-                    if bound.kind == "branch" and name == "taken":
-                        target = bound.immediate
-                self._fill_link(out, at, links, target)
-
-    def _link(self, out: list[int], links: list[tuple[int, int]], target: int) -> None:
-        at = len(out)
-        out += [0] * layout.LINK_WORDS
-        self._fill_link(out, at, links, target)
-
-    def _fill_link(self, out: list[int], at: int, links: list[tuple[int, int]], rip: int) -> None:
-        out[at + 2] = rip
-        links.append((at, rip))
-
-    def _place(
-        self,
-        out: list[int],
-        links: list[tuple[int, int]],
-        rip: int,
-        hosts: tuple[int, ...],
-        lengths: tuple[int, int],
-        mode: int,
-    ) -> Block:
-        instructions, size = lengths
-        arena = self.arena
-        at = arena.take(len(out))
-        address = arena.address + 8 * at
-        page, crossing = rip >> 12, len(hosts) > 1
-        for word, target in links:
-            pointer = address + 8 * word
-            out[word] = pointer + 8
-            # Within the page a link may be patched for good; beyond it the mapping may change.
-            near = target >> 12 == page and not crossing
-            if near:
-                there = self.blocks.get((hosts[0] + (target & 0xFFF), target, mode))
-                if there is not None:
-                    out[word] = there.record
-            out[word + 1] = self._stub_link if near else self._stub_lookup
-            out[word + 3] = pointer
-        arena.words[at : at + len(out)] = memoryview(_as_bytes(out)).cast("Q")
-        self.translated += instructions
-        return Block(address, rip, hosts, instructions, size)
+            draft.record(handler, instruction, then)
+            if known.is_branch or then is not None:
+                return True
+        return False
 
     def keep(self, key: tuple[int, ...], block: Block) -> None:
         """Make a block findable."""
@@ -304,12 +207,3 @@ class CodeCache:
             self.blocks[key] = block
             for host in block.hosts:
                 self.by_page.setdefault(host, []).append((key, block))
-
-
-def _as_bytes(words: list[int]) -> bytes:
-    from array import array
-
-    return array("Q", words).tobytes()
-
-
-__all__ = ["Block", "CodeCache", "pairwise"]
