@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from iced_x86 import Code, EncodingKind, Mnemonic, OpCodeInfo
 
 import trapline.processor.isa  # noqa: F401  (registers the instructions)
 from tests.processor.language.forms import every_form
@@ -26,6 +27,9 @@ UNALIGNED = {
     "movups", "movupd", "movdqu", "lddqu", "maskmovdqu", "pcmpestri", "pcmpestrm", "pcmpistri",
     "pcmpistrm", "pcmpestri64", "pcmpestrm64",
 }  # fmt: skip
+
+
+NAMES = {number: name.lower() for name, number in vars(Mnemonic).items() if name.isupper()}
 
 
 def forms(kind: str) -> list[FormFacts]:
@@ -73,6 +77,26 @@ def test_an_instruction_is_one_floating_point_primitive() -> None:
     for form in forms("xmm"):
         units = [e for e in effects(form) if isinstance(e, Primitive) and e.unit == "sse"]
         assert len(units) <= 1, form
+
+
+def _alternatives(opcode: str) -> set[str]:
+    """ "NP/66 0F FC /r" is two; REX.W and operand sizes make no other opcode here."""
+    first, rest = opcode.split(" ", 1) if " " in opcode else (opcode, "")
+    plain = " ".join(part for part in rest.split() if part not in ("REX.W", "o64", "o32"))
+    return {f"{prefix} {plain}".strip() for prefix in first.split("/")}
+
+
+def test_the_opcodes_are_those_of_the_decoder() -> None:
+    names = {form.name for form in (*forms("xmm"), *forms("mmx"))} - {"movsd", "cmpsd"}
+    decoded: dict[str, set[str]] = {}
+    for code in vars(Code).values():
+        found = OpCodeInfo(code) if isinstance(code, int) else None
+        if found is not None and found.encoding == EncodingKind.LEGACY and found.is_instruction:
+            known = decoded.setdefault(NAMES[found.mnemonic], set())
+            known |= _alternatives(found.op_code_string)
+    for name in names:
+        described = set().union(*map(_alternatives, INSTRUCTIONS[name].opcodes))
+        assert described == decoded[name], name
 
 
 @pytest.mark.parametrize("kind", ["xmm", "mmx"])

@@ -70,7 +70,7 @@ def register_by_lane(table: Table, primitive: str, meanings: dict[str, str]) -> 
         return description
 
     for name, (opcode, operation, lane) in table.items():
-        instruction("NP/66 " + opcode, name=name)(describe(operation, lane))
+        instruction(opcode, name=name)(describe(operation, lane))
 
 
 def insert(cpu: Cpu, lane: int, index: int, vector: Value, number: Value) -> Value:

@@ -92,8 +92,7 @@ def _lanes(lowering: Lowering, effect: Primitive, args: Sequence[Ssa]) -> Sequen
     operation, lane = effect.attributes
     if operation in ("sign", "mulhrs"):
         name = "pmul.hr.sw" if operation == "mulhrs" else f"psign.{_LETTERS[lane]}"
-        suffix = "" if width == 128 else ""
-        result = on_host(f, f"ssse3.{name}{suffix}.128", lane, lane, *args)
+        result = on_host(f, f"ssse3.{name}.128", lane, lane, *args)
         return (f.cast("trunc", result, f"i{width}"),)
     left, right = (to_vector(f, arg, lane) for arg in args)
     if operation in _INSTRUCTIONS:
