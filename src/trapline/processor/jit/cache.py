@@ -10,14 +10,17 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import struct
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 _MAGIC = b"TRAPLINE PACK 2\n"
+_KEEP_SECONDS = 30 * 24 * 3600
 _SOURCES = ("isa", "language", "jit", "state.py", "flags.py")
 
 
@@ -57,14 +60,34 @@ class PackFolder:
 
     def __init__(self, key: str) -> None:
         self.path = cache_root() / key[:24]
+        self._read: list[Path] = []
 
     def read(self) -> Iterator[tuple[list[Entry], list[bytes]]]:
-        """Every readable pack; a damaged one is skipped."""
-        if not self.path.is_dir():
+        """Every readable pack; a damaged one is skipped, and all of them if anybody else could
+        have written them: what is in them will be executed."""
+        if not _is_ours(self.path):
             return
         for path in sorted(self.path.glob("*.pack")):
             with contextlib.suppress(OSError, ValueError, struct.error, KeyError, TypeError):
-                yield _parse(path.read_bytes())
+                pack = _parse(path.read_bytes())
+                self._read.append(path)
+                yield pack
+
+    def merge(self, entries: list[Entry], objects: list[bytes]) -> None:
+        """Put one pack in the place of all those that were read."""
+        if self.write(entries, objects):
+            for path in self._read:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def forget_others(self) -> None:
+        """Remove packs of other sources or processors that nobody has used for a month."""
+        limit = time.time() - _KEEP_SECONDS
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
+            for folder in self.path.parent.iterdir():
+                if folder != self.path and folder.stat().st_mtime < limit:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def write(self, entries: list[Entry], objects: list[bytes]) -> bool:
         """Keep a pack: handlers, and the object files that hold them all.  False if the folder
@@ -74,7 +97,7 @@ class PackFolder:
         blob = _MAGIC + struct.pack("<Q", len(head)) + head + b"".join(objects)
         blob += hashlib.sha256(blob).digest()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self.path, suffix=".part")
             with os.fdopen(handle, "wb") as file:
                 file.write(blob)
@@ -82,6 +105,15 @@ class PackFolder:
         except OSError:
             return False
         return True
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder belongs to this user and nobody else may write to it."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return False
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def _parse(blob: bytes) -> tuple[list[Entry], list[bytes]]:

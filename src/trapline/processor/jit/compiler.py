@@ -28,6 +28,7 @@ _RUNTIME = (
     "trapline_end_write", "trapline_end_lock", "trapline_bulk_move", "trapline_bulk_store",
 )  # fmt: skip
 _RUNTIME_MARK = "trapline_runtime"
+_MANY_PACKS = 24
 # So many handlers compiled at once are a pack of their own; fewer wait for others.
 _WHOLE_PACK = 100
 
@@ -73,7 +74,11 @@ class Compiler:
         self._folder = PackFolder(hashlib.sha256(key.encode()).hexdigest())
         self._load()
         atexit.register(self.save)
-        os.register_at_fork(after_in_child=self._after_fork)
+        os.register_at_fork(
+            before=self._before_fork,
+            after_in_parent=self._after_fork,
+            after_in_child=self._after_fork_in_child,
+        )
 
     # -- from disk ---------------------------------------------------------------------------------
 
@@ -83,6 +88,7 @@ class Compiler:
         for entries, objects in packs:
             if entries[0].symbol == _RUNTIME_MARK:
                 runtime = objects[0]
+        is_new = runtime is None
         if runtime is None:
             runtime = self._object(runtime_text())
             self._folder.write([Entry(_RUNTIME_MARK, 0, [])], [runtime])
@@ -90,11 +96,28 @@ class Compiler:
         for name in _RUNTIME:
             self.runtime[name] = self._engine.get_function_address(name)
             binding.add_symbol(name, self.runtime[name])
+        self._load_handlers(packs, runtime)
+        if is_new:
+            self._folder.forget_others()
+
+    def _load_handlers(self, packs: list[tuple[list[Entry], list[bytes]]], runtime: bytes) -> None:
+        """Load what is not there yet; many small packs become one for the next time."""
+        kept = [Entry(_RUNTIME_MARK, 0, [])]
+        code = [runtime]
         for entries, objects in packs:
-            fresh = [entry for entry in entries if entry.symbol not in self.handlers]
-            if fresh and entries[0].symbol != _RUNTIME_MARK:
-                self._add(*objects)
+            fresh = [
+                entry
+                for entry in entries
+                if entry.symbol not in self.handlers and entry.symbol != _RUNTIME_MARK
+            ]
+            if fresh:
+                rest = objects[1:] if entries[0].symbol == _RUNTIME_MARK else objects
+                self._add(*rest)
                 self._bind(fresh)
+                kept += fresh
+                code += rest
+        if len(packs) > _MANY_PACKS:
+            self._folder.merge(kept, code)
 
     def save(self) -> None:
         """Keep what this process compiled, as one pack."""
@@ -104,10 +127,19 @@ class Compiler:
                 self._folder.write(entries, [code for _, code in self._new])
                 self._new.clear()
 
+    def _before_fork(self) -> None:
+        """A host fork waits for what other threads compile: LLVM would be copied half done."""
+        self.lock.acquire()
+        binding.ffi.lib._lock.__enter__()
+
     def _after_fork(self) -> None:
-        """In a child: what the parent compiled is the parent's to keep."""
-        self.lock = threading.RLock()
+        binding.ffi.lib._lock.__exit__(None, None, None)
+        self.lock.release()
+
+    def _after_fork_in_child(self) -> None:
+        """What the parent compiled is the parent's to keep."""
         self._new.clear()
+        self._after_fork()
 
     # -- compiling ---------------------------------------------------------------------------------
 
