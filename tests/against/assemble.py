@@ -148,6 +148,10 @@ class Program:
         label = next((operand for operand in operands if isinstance(operand, str)), None)
         self._lines.append((instruction, label))
 
+    def append(self, instruction: Instruction) -> None:
+        """An instruction made elsewhere."""
+        self._lines.append((instruction, None))
+
     def assemble(self, linear: int) -> tuple[bytes, dict[str, int]]:
         """The bytes for this address, and where each label came to lie."""
         block = BlockEncoder(self.bits)

@@ -170,5 +170,17 @@ def text(case: Case) -> str:
     return Formatter(FormatterSyntax.INTEL).format(decode(case))
 
 
+def text_of_program(case: Case) -> str:
+    """All instructions of a case of many, one a line, and where it starts from."""
+    formatter = Formatter(FormatterSyntax.INTEL)
+    lines = [f"{case.form}, {case.bits}-bit, flags={case.flags:#x}"]
+    for instruction in Decoder(case.bits, case.code, ip=case.entry):
+        lines.append(f"  {instruction.ip:#x}  {formatter.format(instruction)}")
+    names = zip(REGISTERS, case.registers, strict=True)
+    lines.append("  " + " ".join(f"{name}={value:#x}" for name, value in names))
+    lines += [f"  memory {linear:#x}: {content.hex()}" for linear, content in case.memory]
+    return "\n".join(lines)
+
+
 def _flag_names(flags: int) -> str:
     return " ".join(name for flag, name in FLAG_NAMES.items() if flags & flag)

@@ -78,9 +78,9 @@ class _Core(Core):
 
     interpreted = 0
 
-    def interpret(self) -> None:
+    def interpret(self, instruction: Decoded | None = None) -> None:
         self.interpreted += 1
-        super().interpret()
+        super().interpret(instruction)
 
 
 class Engine:
@@ -105,6 +105,21 @@ class Engine:
 
     def close(self) -> None:
         self.core.close()
+
+    def run_program(self, case: Case) -> Answer:
+        """Execute instructions until one raises a fault."""
+        patched = self._load(case)
+        self.core.cluster.drop_code(self.ram.start + STORE)  # nobody saw the code page change
+        fault, undefined = None, None
+        self.core.interpreted = 0
+        try:
+            for _ in range(RESUMPTIONS):
+                self._run()
+        except processor_fault.Fault as raised:
+            fault, undefined = self._raised(raised)
+        outcome = self._outcome(fault, fault is None)
+        self._restore(patched)
+        return Answer(outcome, not self.core.interpreted, undefined)
 
     # -- the processor -----------------------------------------------------------------------------
 
@@ -162,14 +177,16 @@ class Engine:
         try:
             hung = not self._execute(case)
         except processor_fault.Fault as raised:
-            self.core.memory.notes.drop()
-            cr2 = raised.cr2 or 0 if raised.vector == PAGE_FAULT else 0
-            fault = Fault(raised.vector, raised.error_code or 0, cr2)
-            if isinstance(raised, processor_fault.Undefined):
-                undefined = raised.text
+            fault, undefined = self._raised(raised)
         outcome = self._outcome(fault, hung)
         self._restore(patched)
         return Answer(outcome, not self.core.interpreted, undefined)
+
+    def _raised(self, raised: processor_fault.Fault) -> tuple[Fault, str | None]:
+        self.core.memory.notes.drop()
+        cr2 = raised.cr2 or 0 if raised.vector == PAGE_FAULT else 0
+        undefined = raised.text if isinstance(raised, processor_fault.Undefined) else None
+        return Fault(raised.vector, raised.error_code or 0, cr2), undefined
 
     def _execute(self, case: Case) -> bool:
         """False if a REP instruction never ended."""
@@ -183,6 +200,10 @@ class Engine:
 
     def _step(self) -> None:
         raise NotImplementedError
+
+    def _run(self) -> None:
+        """One instruction or many."""
+        self._step()
 
     def _load(self, case: Case) -> list[tuple[int, int]]:
         core, state = self.core, self.core.state
@@ -252,6 +273,16 @@ class Jit(Engine):
 
     def _step(self) -> None:
         self.core.step_natively()
+
+    def _run(self) -> None:
+        engine = self.core.engine
+        assert engine is not None
+        boundary.before(self.core)
+        if boundary.must_step(self.core):
+            self.core.interpret()
+        else:
+            engine.run()
+        boundary.after(self.core)
 
     def compile(self, cases: Iterable[Case]) -> int:
         """Make the handlers that cases want, many at once; how many different ones."""
