@@ -65,6 +65,18 @@ def test_the_programs_input_is_its_own():
     assert trapline("trace", "/bin/cat", input="from the user\n").stdout == "from the user\n"
 
 
+def test_the_program_sees_the_descriptors_it_was_given_and_no_others(tmp_path):
+    """Also where Trapline holds a trace in memory and a report file open."""
+    given = os.open(tmp_path / "given", os.O_RDWR | os.O_CREAT)
+    done = trapline(
+        "trace", "--report-file", tmp_path / "report", "/bin/ls", "/proc/self/fd", pass_fds=[given]
+    )
+    os.close(given)
+    own = {0, 1, 2, given}
+    listed = min(set(range(100)) - own)  # the folder that ls itself has opened
+    assert set(map(int, done.stdout.split())) == {*own, listed}
+
+
 @pytest.mark.parametrize("status", [0, 1, 77])
 def test_the_status_is_the_programs(locks, status):
     done = trapline("trace", locks, 3, "exit", status)

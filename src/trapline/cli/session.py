@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -58,6 +59,7 @@ def run_session(session: Session, writer: TraceWriter) -> int:
 def _become_program(session: Session, writer: TraceWriter) -> NoReturn:
     """In the child: be the virtual machine that runs the program, until it ends."""
     status = TOOL_ERROR
+    _close_own_files(writer)
     try:
         status = _run(session, writer)
     except Exception as error:  # a defect of Trapline, not of the program
@@ -69,6 +71,19 @@ def _become_program(session: Session, writer: TraceWriter) -> NoReturn:
     finally:
         writer.close()
         os._exit(status)
+
+
+def _close_own_files(writer: TraceWriter) -> None:
+    """Close what this command has opened: to the program, the lowest free numbers are its own.
+
+    What was handed to the command for the program does not close on exec; what Python opens does.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        number = int(name)
+        if number > 2 and number != writer.descriptor:
+            with contextlib.suppress(OSError):
+                if not os.get_inheritable(number):
+                    os.close(number)
 
 
 def _run(session: Session, writer: TraceWriter) -> int:
