@@ -43,6 +43,7 @@ trapline: 12,345 bus locks at 1 site in ./program -x  (exit status 0)
                ┄······················██│██······················┄
    memory      heap
    who         thread 10 of process 10 (program), CPL 3; #DB, a trap after the instruction
+   when        from 0.500 s to 1.500 s
    called by   an unknown function of /no/such/program
    fix         Allocators align their blocks, so it is the offset in the block: make the field \
 4-byte aligned (no packed struct, alignas(4), or 2 bytes of padding before it).
@@ -138,3 +139,20 @@ def test_the_drawing_has_a_character_a_byte(linear, size, drawn):
     assert draw(linear, size, ASCII)[-1] == drawn
     heading = draw(linear, size, UNICODE)[0]
     assert "0x1000" in heading and ("0x1040" in heading) == (linear % 64 + size > 64)
+
+
+def test_threads_with_names_of_their_own_are_named(tmp_path):
+    named = [{"record": "thread", "pid": 10, "image": 0, "tid": t, "name": n}
+             for t, n in ((10, "program"), (12, "worker-1"))]  # fmt: skip
+    found = summary(tmp_path, start(), MAP, SITE, *named, counts(5, t10=2, t12=3), END)
+    assert "thread 10, 12 worker-1 of process 10 (program)" in text(found)
+    many = counts(50, **{f"t{n}": 1 for n in range(20, 30)})
+    assert "10 threads of process 10" in text(summary(tmp_path, start(), MAP, SITE, many, END))
+
+
+def test_names_cannot_steer_the_terminal(tmp_path):
+    evil = "\x1b[31m\r\n\udcff"
+    records = [start(program=f"./{evil}"), {**MAP, "path": f"/tmp/{evil}"}, SITE, END]
+    shown = text(summary(tmp_path, *records))
+    assert "\x1b" not in shown and "\r" not in shown and "\udcff" not in shown
+    assert "./?[31m???" in shown

@@ -185,7 +185,7 @@ def _report_stream(options: argparse.Namespace) -> Iterator[TextIO | None]:
         yield sys.stderr
         return
     try:
-        stream = Path(options.report_file).open("w")  # noqa: SIM115 - closed below
+        stream = Path(options.report_file).open("w", encoding="utf-8")  # noqa: SIM115 - closed below
     except OSError as error:
         raise Failure(f"cannot write {options.report_file}: {reason(error)}") from None
     with stream:

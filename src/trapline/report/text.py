@@ -14,7 +14,7 @@ from trapline.report.excerpt import find_excerpt
 from trapline.report.json import spaced
 from trapline.report.picture import ASCII, UNICODE, draw
 from trapline.report.summary import Frame, Missing, Site, Summary
-from trapline.report.words import plural
+from trapline.report.words import plain, plural
 from trapline.trace import Location
 
 TOP = 10
@@ -33,7 +33,7 @@ def print_text(summary: Summary, stream: TextIO, top: int = TOP) -> None:
     """Print the report; `top` sites in full (0: all), the others in one line each."""
     console = _Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
     is_unicode = "utf" in (getattr(stream, "encoding", None) or "").lower()
-    writer = _Writer(console, is_unicode)
+    writer = _Writer(console, is_unicode, summary.trace.thread_names)
     writer.heading(summary)
     shown = summary.sites if top == 0 else summary.sites[:top]
     for number, site in enumerate(shown, 1):
@@ -42,7 +42,7 @@ def print_text(summary: Summary, stream: TextIO, top: int = TOP) -> None:
     for missing in summary.missing:
         writer.missing(missing)
     for note in summary.notes:
-        console.print(Text(f"note: {note}", "dim"))
+        console.print(Text(plain(f"note: {note}"), "dim"))
 
 
 class _Console(Console):
@@ -53,8 +53,8 @@ class _Console(Console):
 
 
 class _Writer:
-    def __init__(self, console: Console, is_unicode: bool) -> None:
-        self._console = console
+    def __init__(self, console: Console, is_unicode: bool, names: dict[int, str]) -> None:
+        self._console, self._names = console, names
         self._strokes = UNICODE if is_unicode else ASCII
         self._arrow, self._bar = ("▶", "│") if is_unicode else (">", "|")
 
@@ -64,7 +64,7 @@ class _Writer:
         counted = f"{plural(summary.total, 'bus lock')} at {plural(sites, 'site')}"
         line = Text("trapline: ", "dim")
         line.append(counted if sites else "no bus locks", "bold red" if sites else "bold green")
-        line.append(f" in {' '.join(trace.program)}")
+        line.append(f" in {plain(' '.join(trace.program))}")
         line.append(f"  ({', '.join(_facts(summary))})", "dim")
         self._console.print(line)
 
@@ -113,7 +113,7 @@ class _Writer:
             is_meant = number == excerpt.line
             mark = self._arrow if is_meant else " "
             line = Text(f"   {mark} {number:>{width}} {self._bar} ", "red" if is_meant else "dim")
-            self._console.print(line.append(source, "bold" if is_meant else "dim"))
+            self._console.print(line.append(plain(source), "bold" if is_meant else "dim"))
         if excerpt.is_newer:
             self._console.print(Text("   (the source is newer than the program)", "yellow"))
 
@@ -122,7 +122,7 @@ class _Writer:
         culprit.append(site["instruction"] or "unknown instruction", "bold cyan")
         culprit.append(f"   {spaced(site['code']) or ''}", "dim")
         if site.where.module_offset is not None and site.where.module is not None:
-            name = site.where.module.rsplit("/", 1)[-1]
+            name = plain(site.where.module.rsplit("/", 1)[-1])
             culprit.append(f"   {name}+{site.where.module_offset:#x}", "dim")
         yield "culprit", culprit
         if site["outcome"] != "none":
@@ -133,19 +133,22 @@ class _Writer:
         for line in draw(site["linear"], site["size"], self._strokes):
             yield "", _coloured(line, self._strokes.operand)
         if site.place is not None:
-            yield "memory", Text(site.place.text)
-        yield "who", _who(site)
+            yield "memory", Text(plain(site.place.text))
+        yield "who", _who(site, self._names)
+        if site.count > 1:
+            yield "when", Text(f"from {site.first_time:.3f} s to {site.last_time:.3f} s")
         yield from _callers(site)
-        yield "fix", Text(advise(site), "green")
+        yield "fix", Text(plain(advise(site)), "green")
 
 
 def place_name(where: Location) -> Text:
     """Function and line, or the next best that is known."""
-    name = Text(where.function or "an unknown function", "bold" if where.function else "")
+    function = plain(where.function or "an unknown function")
+    name = Text(function, "bold" if where.function else "")
     if where.file is not None:
-        name.append(" at ", "dim").append(f"{where.file}:{where.line or '?'}")
+        name.append(" at ", "dim").append(f"{plain(where.file)}:{where.line or '?'}")
     elif where.module is not None:
-        name.append(" of ", "dim").append(where.module)
+        name.append(" of ", "dim").append(plain(where.module))
     return name
 
 
@@ -173,13 +176,18 @@ def _data(site: Site) -> Text:
     return Text(f"{size}: {first} on one cache line, {second} on the next")
 
 
-def _who(site: Site) -> Text:
-    names = site.first.owner.program
+def _who(site: Site, names: dict[int, str]) -> Text:
+    """Threads, by name where they have one of their own, processes, privilege, and outcome."""
+    program = site.first.owner.program
+    own = plain(program[0].rsplit("/", 1)[-1]) if program else ""
     threads = plural(len(site.threads), "thread")
     if len(site.threads) <= 4:
-        threads = f"thread {', '.join(map(str, sorted(site.threads)))}"
+        threads = "thread " + ", ".join(
+            f"{tid} {plain(names[tid])}" if names.get(tid, own[:15]) != own[:15] else str(tid)
+            for tid in sorted(site.threads)
+        )
     pids = ", ".join(map(str, site.pids[:4])) + ("..." if len(site.pids) > 4 else "")
-    process = f"process {pids}" + (f" ({names[0].rsplit('/', 1)[-1]})" if names else "")
+    process = f"process {pids}" + (f" ({own})" if own else "")
     signalled = SIGNALLED.get(site["outcome"], site["outcome"])
     return Text(f"{threads} of {process}, CPL {site['cpl']}; {signalled}")
 
