@@ -1,10 +1,12 @@
 """The transcendental instructions of x87, correctly rounded: F2XM1, FYL2X, FSIN, FPATAN and kin.
 
-Real processors differ in the last bit: they promise one unit in the last place. Like them this
-reduces the argument of a trigonometric function with a pi of 66 bits (documented by Intel, and
-measured on AMD). The precision control does not matter here, the rounding control does. A result
-that had to be computed raises PE, and UE if it is tiny, even if it is exact (measured on AMD).
+Real processors differ in the last bit: they promise one unit in the last place.
 """
+
+# Like them this reduces the argument of a trigonometric function with a pi of 66 bits (documented
+# by Intel, and measured on AMD).  The precision control does not matter here, the rounding control
+# does.  A result that had to be computed raises PE, and UE if it is tiny, even if it is exact
+# (measured on AMD).
 
 from __future__ import annotations
 
