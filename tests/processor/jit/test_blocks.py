@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.processor.jit.flat import CODE, DATA, UD2, flat_core, run_to_fault
+from tests.processor.jit.flat import CODE, DATA, UD2, flat_core, load_code, run_to_fault
 
 from trapline.processor import exceptions
 from trapline.processor.buslock import BusLock, Cause, Outcome
@@ -123,3 +123,17 @@ def test_a_locked_operand_within_a_line_is_no_bus_lock() -> None:
         core.state.rdi = DATA + offset
         run_to_fault(core)
     assert core.state.bus_lock_count == 0
+
+
+def test_a_guest_that_rewrites_its_code_does_not_fill_memory() -> None:
+    core = flat_core()
+    assert core.engine is not None
+    code = core.engine.code
+    code.most_words = 400
+    for number in range(60):
+        load_code(core, b"\xb8" + number.to_bytes(4, "little") + b"\x90" * 20 + UD2)
+        run_to_fault(core)
+        assert core.state.rax == number
+    assert code.generation > 1
+    assert code.arena.used < 1000
+    assert len(code._retired) <= 1

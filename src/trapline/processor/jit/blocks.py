@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import weakref
 from dataclasses import dataclass
+from typing import Protocol
 
 from trapline.processor.decode import Decoded, decode_run
 from trapline.processor.jit.compiler import Handler, compiler
@@ -42,8 +44,17 @@ def mode_key(mode: tuple[int, int], is_native: bool) -> int:
 Translated = tuple[Decoded, Facts, Shape]
 
 
+class Follower(Protocol):
+    """An engine, as the code cache knows it."""
+
+    generation: int
+
+
 class CodeCache:
     """All blocks of one machine, and the translator that makes them."""
+
+    most_words = 1 << 25
+    """How many words of records there may be (256 MiB) before everything is translated anew."""
 
     def __init__(self) -> None:
         self.compiler = compiler()
@@ -57,7 +68,34 @@ class CodeCache:
         # What the reference engine is handed, by the record it was found through.
         self.interpreted: dict[int, Decoded] = {}
         self.translated = 0
+        # Engines compare this with the one they last saw before they use a record.
+        self.generation = 0
+        self._retired: list[tuple[int, Arena]] = []
+        self._engines: weakref.WeakSet[Follower] = weakref.WeakSet()
         self._stub_lookup = self.compiler.runtime["trapline_stub_lookup"]
+
+    # -- starting over --------------------------------------------------------------------------
+
+    def follow(self, engine: Follower) -> None:
+        """An engine uses these blocks."""
+        self._engines.add(engine)
+
+    def start_over(self) -> None:
+        """Forget every block, so that a guest which keeps rewriting its code cannot fill the
+        host's memory.  The records go when no engine can be inside them any more."""
+        with self.lock:
+            self._retired.append((self.generation, self.arena))
+            self.generation += 1
+            self.arena = Arena()
+            self.blocks.clear()
+            self.by_page.clear()
+            self.interpreted.clear()
+
+    def release(self) -> None:
+        """An engine has seen the present generation: free what none needs."""
+        with self.lock:
+            oldest = min((engine.generation for engine in self._engines), default=0)
+            self._retired = [(g, arena) for g, arena in self._retired if g >= oldest]
 
     # -- dropping ----------------------------------------------------------------------------------
 
@@ -98,6 +136,8 @@ class CodeCache:
             if crossing or len(run) >= limit:
                 break
         with self.lock:
+            if self.arena.used > self.most_words:
+                self.start_over()
             return self._write(run, rip, hosts, mode, interpret)
 
     def _look_up(self, instruction: Decoded, mode: int) -> tuple[Facts, Shape]:

@@ -112,6 +112,8 @@ class Engine:
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
         self._enter = prototype(enter)
         self.entries = 0
+        self.generation = code.generation
+        code.follow(self)
 
     def mappings_changed(self) -> None:
         """Linear addresses may lead elsewhere now."""
@@ -196,8 +198,12 @@ class Engine:
         """Run until something must be looked at between two instructions."""
         state, q = self.state, self.state.q
         enter, address = self._enter, state.address
+        code = self.code
         record = self._record()
         while True:
+            if code.generation != self.generation:
+                self._follow_generation()
+                record = self._record()
             self.entries += 1
             enter(address, record)
             reason = q[_REASON]
@@ -208,7 +214,9 @@ class Engine:
                 q[_RIP] = q[_EXIT_RIP]
                 link = q[_NEXT]
                 record = self.find(q[_RIP]).record
-                _QUAD.from_address(link).value = record
+                # The old records are still there, but must not lead to new ones.
+                if code.generation == self.generation:
+                    _QUAD.from_address(link).value = record
             elif reason == layout.Exit.MEMORY:
                 record = q[_RECORD]
                 q[_RIP] = _QUAD.from_address(record + 8).value
@@ -240,6 +248,12 @@ class Engine:
         at = 2 * jump_cache_index(rip)
         words = cache.words
         return words[at + 1] if words[at] == rip else self.find(rip).record
+
+    def _follow_generation(self) -> None:
+        """All blocks were dropped: so are the addresses of records kept here."""
+        self.generation = self.code.generation
+        self.mappings_changed()
+        self.code.release()
 
     def _follow_mode(self) -> None:
         """Forget what the jump caches hold if it is code of another mode."""
