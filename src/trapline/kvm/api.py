@@ -77,6 +77,10 @@ class Vm(Protocol):
 
     def create_vcpu(self, vcpu_id: int) -> Vcpu: ...
 
+    def keep(self, vcpu: Vcpu) -> bool:
+        """In the child of a fork: go on with this vCPU as the only one.  False where a VM cannot
+        be taken along, and must be abandoned."""
+
     def abandon(self) -> None:
         """In the child of a fork: let go of the VM and its vCPUs, which go on in the parent."""
 

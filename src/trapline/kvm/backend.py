@@ -63,6 +63,9 @@ class Backend(Protocol):
 
     def close(self) -> None: ...
 
+    def keep_alone(self) -> None:
+        """In the child of a fork: this processor is the only one that came along."""
+
     def reload_memory(self) -> None:
         """The slots have changed: take their new tables."""
 

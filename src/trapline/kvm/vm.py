@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
+from typing import TYPE_CHECKING
 
 from trapline.kvm import abi
 from trapline.kvm.abi import Capability
@@ -12,6 +14,9 @@ from trapline.kvm.backend import Platform
 from trapline.kvm.capability import VCPU_LIMIT, check_extension
 from trapline.kvm.mmu import Slot, Slots
 from trapline.kvm.vcpu import SoftwareVcpu
+
+if TYPE_CHECKING:
+    from trapline.kvm.api import Vcpu
 
 _PAUSE = 0.0001  # seconds between two looks whether a vCPU has come out
 
@@ -74,6 +79,14 @@ class SoftwareVm:
         vcpu.has_payloads = self._has_payloads
         self._vcpus[vcpu_id] = vcpu
         return vcpu
+
+    def keep(self, vcpu: Vcpu) -> bool:
+        """All of it is this process's own memory."""
+        assert isinstance(vcpu, SoftwareVcpu)
+        self._slots.lock = threading.Lock()
+        self._vcpus = {vcpu.vcpu_id: vcpu}
+        vcpu.backend.keep_alone()
+        return True
 
     def abandon(self) -> None:
         """The processors are copies of the parent's; what they have counted is the parent's."""

@@ -43,18 +43,32 @@ class Cluster:
 
     @staticmethod
     def _follow_forks(cluster: weakref.ref[Cluster]) -> None:
-        def after() -> None:
+        """A host fork waits until nobody is in the middle of changing what is shared."""
+        held: list[Cluster] = []
+
+        def before() -> None:
             alive = cluster()
             if alive is not None:
-                alive._after_fork()
+                alive._lock.acquire()
+                alive.code.lock.acquire()
+                held.append(alive)
 
-        os.register_at_fork(after_in_child=after)
+        def after() -> None:
+            while held:
+                alive = held.pop()
+                alive.code.lock.release()
+                alive._lock.release()
 
-    def _after_fork(self) -> None:
-        """In a child: no other thread is there, so none holds the bus or a lock."""
-        self._words[0] = 0
-        self._lock = threading.RLock()
-        self.code.lock = threading.RLock()
+        os.register_at_fork(before=before, after_in_parent=after, after_in_child=after)
+
+    def keep(self, core: Core) -> None:
+        """In the child of a host fork: only this processor came along, so nobody else has the
+        bus."""
+        with self._lock:
+            self._words[0] = 0
+            self.cores = [core]
+            core.state.running = 0
+            self._publish()
 
     def join(self, core: Core) -> None:
         """A processor begins to use the memory."""

@@ -250,6 +250,13 @@ class Core:
         if total is not None and total.times and self.observer is not None:
             self.observer.bus_lock_total(*total)
 
+    def keep_alone(self) -> None:
+        """In the child of a host fork: the others of the cluster stayed behind, and so did what
+        this one has counted."""
+        self._sites = SiteTable()
+        self.state.bus_lock_table = self._sites.address
+        self.cluster.keep(self)
+
     def close(self) -> None:
         """The processor will not run again."""
         self.hand_over_bus_locks()

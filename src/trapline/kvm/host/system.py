@@ -11,11 +11,15 @@ import fcntl
 import os
 import struct
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from trapline.arch.cpuid import CpuidEntry
 from trapline.kvm import abi
 from trapline.kvm.host.vcpu import HostVcpu
 from trapline.kvm.structures import CPUID_ENTRY, unpack_cpuid
+
+if TYPE_CHECKING:
+    from trapline.kvm.api import Vcpu
 
 _MAX_CPUID_ENTRIES = 256
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -105,6 +109,9 @@ class HostVm:
         vcpu = HostVcpu(fd, self._mmap_size, self._sync_regs)
         self._vcpus.append(vcpu)
         return vcpu
+
+    def keep(self, vcpu: Vcpu) -> bool:
+        return False  # KVM ties a VM to the address space that made it
 
     def abandon(self) -> None:
         for vcpu in self._vcpus:

@@ -110,6 +110,9 @@ class VmxBackend:
     def close(self) -> None:
         self.core.close()
 
+    def keep_alone(self) -> None:
+        self.core.keep_alone()
+
     def reload_memory(self) -> None:
         self._ept = self._platform.ept(self.slots)
         self.vmcs.write(Field.EPT_POINTER, self._ept.pointer)
