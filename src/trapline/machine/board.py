@@ -1,0 +1,121 @@
+"""The board: a VM with one vCPU, its memory, and every device at its place.
+
+What sits where is decided here; what an exit means, in `run`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from trapline.kvm import Kvm, abi
+from trapline.kvm.abi import Capability
+from trapline.machine import devices, layout, starting
+from trapline.machine.boot import load
+from trapline.machine.bus import PortBus
+from trapline.machine.ending import Ending, How, ended
+from trapline.machine.memory import Memory
+
+
+class Board:
+    """`send` is given what the guest prints; `bus_lock_exits` has each bus lock leave the guest."""
+
+    def __init__(
+        self,
+        kvm: Kvm,
+        memory_size: int,
+        send: Callable[[bytes], None],
+        *,
+        bus_lock_exits: bool = False,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._kvm = kvm
+        self.memory = Memory(memory_size)
+        self.ending: Ending | None = None
+        """Set by a device that ends the run."""
+        self.clock = clock
+        self.ports = PortBus()
+        self._attach_devices(send)
+        self.vm = kvm.create_vm()
+        self.memory.attach(self.vm)
+        if bus_lock_exits:
+            self.vm.enable_cap(Capability.X86_BUS_LOCK_EXIT, abi.BUS_LOCK_DETECTION_EXIT)
+        self.vcpu = self.vm.create_vcpu(0)
+
+    def load(self, image: bytes, command_line: str = "", address: int | None = None) -> None:
+        """Put an image into memory and the vCPU before its first instruction."""
+        starting.write_descriptors(self.memory)
+        where = load(self.memory, image, command_line, address)
+        starting.set_cpuid(self._kvm, self.vcpu)
+        starting.start(self.vcpu, where)
+
+    def close(self) -> None:
+        """The vCPU will not run again; the observer gets the last counts."""
+        self.vm.close()
+
+    # -- interrupts and time --------------------------------------------------------------------
+
+    def _line(self, number: int) -> Callable[[bool], None]:
+        return lambda is_high: self.pics.set_line(number, is_high)
+
+    def tick(self) -> None:
+        """Have the devices notice what time it is."""
+        self.pit.tick()
+        self.rtc.tick()
+
+    def deadline(self) -> int | None:
+        """The time of the next interrupt that a device will ask for and that is not masked."""
+        sources = ((layout.TIMER_LINE, self.pit), (layout.CLOCK_LINE, self.rtc))
+        times = [
+            time
+            for line, source in sources
+            if not self.pics.is_masked(line) and (time := source.deadline()) is not None
+        ]
+        return min(times, default=None)
+
+    # -- devices --------------------------------------------------------------------------------
+
+    def _attach_devices(self, send: Callable[[bytes], None]) -> None:
+        attach = self.ports.attach
+        self.pics = devices.PicPair()
+        attach(self.pics.master, layout.PIC_MASTER, 2)
+        attach(self.pics.slave, layout.PIC_SLAVE, 2)
+        attach(self.pics.master_elcr, layout.ELCR, 1)
+        attach(self.pics.slave_elcr, layout.ELCR + 1, 1)
+        self.pit = devices.Pit(self._line(layout.TIMER_LINE), self.clock)
+        attach(self.pit, layout.PIT, 4)
+        attach(self.pit.speaker, layout.SPEAKER, 1)
+        below, above = self.memory.below, self.memory.above
+        self.rtc = devices.Rtc(below, above, self._line(layout.CLOCK_LINE), self.clock)
+        attach(self.rtc, layout.CMOS, 2)
+        attach(devices.Serial(send, self._line(layout.SERIAL_LINE)), layout.SERIAL, 8)
+        attach(devices.DebugPort(send), layout.DEBUG_PORT, 1)
+        attach(devices.FirmwareConfig(self.memory.size, cpus=1), layout.FIRMWARE_CONFIG, 2, 2)
+        self._attach_test_devices()
+        self._attach_resets()
+
+    def _attach_test_devices(self) -> None:
+        attach = self.ports.attach
+        attach(devices.DebugExit(self._exit), layout.DEBUG_EXIT, 4, 4)
+        attach(devices.EchoPorts(), layout.ECHO, 4, 4)
+        attach(devices.FlushPort(), layout.FLUSH, 4, 4)
+        attach(devices.InterruptPorts(self.pics.set_line), layout.TEST_LINES, 24)
+
+    def _attach_resets(self) -> None:
+        attach = self.ports.attach
+        keyboard = devices.KeyboardController(self._reset)
+        attach(keyboard.at(0), layout.KEYBOARD_DATA, 1)
+        attach(keyboard.at(1), layout.KEYBOARD_COMMAND, 1)
+        attach(devices.SystemControl(self._reset), layout.SYSTEM_CONTROL, 1)
+        attach(devices.PciPorts(self._reset), layout.PCI, 8, 4)
+        for port in layout.ACPI_CONTROLS:
+            attach(devices.AcpiControl(self._power_off), port, 2, 2)
+
+    def _exit(self, status: int) -> None:
+        self.ending = Ending(How.DEBUG_EXIT, f"ended with status {status}", status)
+
+    def _reset(self) -> None:
+        self.ending = ended(How.RESET, "asked for a reset")
+
+    def _power_off(self) -> None:
+        self.ending = ended(How.POWER_OFF, "switched the machine off")

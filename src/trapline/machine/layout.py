@@ -1,0 +1,47 @@
+"""Where everything lies: the guest's physical memory, and the ports of the devices."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+
+LOW_END: Final = 640 * KIB  # conventional memory; what follows up to 1 MiB is the firmware's
+FIRMWARE: Final = 0xE0000
+FIRMWARE_END: Final = MIB
+BELOW_LIMIT: Final = 3 * GIB  # memory beyond this lies above 4 GiB
+ABOVE: Final = 4 * GIB
+
+# In the firmware's place, which guests are told to leave alone.
+PAGE_TABLES: Final = 0xE0000  # six pages
+GDT: Final = 0xE7000
+VECTOR_STUBS: Final = 0xF0000  # a byte for each vector
+TIMER_STUB: Final = 0xF0200
+
+STACK: Final = 0x7C00
+BOOT_SECTOR: Final = 0x7C00
+BOOT_RECORD: Final = 0x9000  # the multiboot information
+
+SERIAL: Final = 0x3F8
+SERIAL_LINE: Final = 4
+TIMER_LINE: Final = 0
+CLOCK_LINE: Final = 8
+PIC_MASTER: Final = 0x20
+PIC_SLAVE: Final = 0xA0
+ELCR: Final = 0x4D0
+PIT: Final = 0x40
+SPEAKER: Final = 0x61
+KEYBOARD_DATA: Final = 0x60
+KEYBOARD_COMMAND: Final = 0x64
+CMOS: Final = 0x70
+SYSTEM_CONTROL: Final = 0x92
+ECHO: Final = 0xE0
+FLUSH: Final = 0xE4
+TEST_LINES: Final = 0x2000
+DEBUG_PORT: Final = 0xE9
+DEBUG_EXIT: Final = 0xF4
+FIRMWARE_CONFIG: Final = 0x510
+ACPI_CONTROLS: Final = (0x604, 0xB004)  # QEMU's, and Bochs's and old QEMU's
+PCI: Final = 0xCF8

@@ -1,0 +1,174 @@
+"""Running a guest: one exit, one arm; and the clock that brings it back for its interrupts.
+
+The vCPU has a thread of its own; the caller's keeps the time and hears Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from trapline.arch.vmx import ExitReason
+from trapline.kvm import abi, exits
+from trapline.kvm.exits import Exit
+from trapline.machine.board import Board
+from trapline.machine.boot import service_call
+from trapline.machine.ending import Ending, How, ended
+
+_SECOND = 1_000_000_000
+_PATIENCE = 2.0  # seconds that a vCPU has for coming back when it is stopped
+
+
+class Runner:
+    """One run of a board's guest."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._vcpu = board.vcpu
+        self.bus_lock_exits = 0
+        """Bus locks that left the guest (KVM_CAP_X86_BUS_LOCK_EXIT)."""
+        self.last_exit: Exit | None = None
+        self._changed = threading.Condition()
+        self._alarm: int | None = None  # when the vCPU wants to be kicked
+        self._stopping = False
+        self._ending: Ending | None = None
+        self._error: BaseException | None = None
+        self._is_over = False
+        self._thread = threading.Thread(target=self._live, name="vCPU 0", daemon=True)
+
+    # -- the caller's thread --------------------------------------------------------------------
+
+    def run(self, timeout: float | None = None) -> Ending:
+        """Run the guest to its end, for at most `timeout` seconds, or until Ctrl-C."""
+        board, how = self._board, How.TIMEOUT
+        end = None if timeout is None else board.clock() + int(timeout * _SECOND)
+        self._thread.start()
+        try:
+            self._keep_time(end)
+        except KeyboardInterrupt:
+            how = How.INTERRUPTED
+        self._stop()
+        if self._error is not None:
+            raise self._error
+        if self._ending is not None:
+            return self._ending
+        sentence = "was stopped from outside" if how is How.INTERRUPTED else "ran out of time"
+        return ended(how, sentence, self.last_exit)
+
+    def _keep_time(self, end: int | None) -> None:
+        while True:
+            with self._changed:
+                if self._is_over:
+                    return
+                times = [time for time in (self._alarm, end) if time is not None]
+                wait = (min(times) - self._board.clock()) / _SECOND if times else None
+                if wait is None or wait > 0:
+                    self._changed.wait(wait)
+                    continue
+                if end is not None and self._board.clock() >= end:
+                    return
+                self._alarm = None
+            self._vcpu.kick()
+
+    def _stop(self) -> None:
+        """Have the vCPU come back; one that hangs in a write to a full pipe is left behind."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._vcpu.kick()
+        self._thread.join(_PATIENCE)
+
+    # -- the vCPU's thread ----------------------------------------------------------------------
+
+    def _live(self) -> None:
+        try:
+            self._ending = self._run_vcpu()
+        except BaseException as error:  # it is the caller's to handle
+            self._error = error
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+    def _run_vcpu(self) -> Ending | None:
+        board, vcpu, answer = self._board, self._vcpu, self._answer
+        self._set_alarm()
+        while not self._stopping:
+            self._inject()
+            exit = vcpu.run()
+            if vcpu.flags & abi.RUN_X86_BUS_LOCK:
+                self.bus_lock_exits += 1
+            ending = answer(exit)
+            if ending is not None:
+                return ending
+            board.tick()
+            self._set_alarm()
+        return None
+
+    def _inject(self) -> None:
+        """Give the vCPU the interrupt that waits, or have it come back when it can take one."""
+        pics, vcpu = self._board.pics, self._vcpu
+        if pics.has_interrupt and vcpu.ready_for_interrupt_injection:
+            vcpu.interrupt(pics.acknowledge())
+        vcpu.request_interrupt_window = pics.has_interrupt
+
+    def _set_alarm(self) -> None:
+        deadline = self._board.deadline()
+        if deadline != self._alarm:
+            with self._changed:
+                self._alarm = deadline
+                self._changed.notify_all()
+
+    def _answer(self, exit: Exit) -> Ending | None:
+        match exit:
+            case exits.Interrupted() | exits.IrqWindowOpen() | exits.X86BusLock():
+                return None
+            case exits.Io():
+                self.last_exit = exit
+                self._board.ports.serve(exit)
+                return self._board.ending
+            case exits.Hlt():
+                self.last_exit = exit
+                return self._halt()
+            case exits.Mmio():
+                self.last_exit = exit
+                if not exit.is_write:
+                    exit.data[:] = b"\xff" * len(exit.data)  # nobody drives the bus
+                return None
+            case exits.Shutdown():
+                return ended(How.TRIPLE_FAULT, "shut down after a triple fault", exit)
+        return ended(How.STUCK, self._explain(exit), exit)
+
+    def _halt(self) -> Ending | None:
+        """Wait for an interrupt, if one can come."""
+        board, vcpu = self._board, self._vcpu
+        if not vcpu.if_flag:
+            vector = service_call(vcpu.get_sregs().cs.base, vcpu.regs.rip)
+            sentence = "halted with interrupts off"
+            if vector is not None:
+                sentence = f"came to interrupt vector {vector:#x} unprepared; there is no BIOS"
+            return ended(How.HALTED, sentence, self.last_exit)
+        while not self._stopping and not board.pics.has_interrupt:
+            deadline = board.deadline()
+            if deadline is None:
+                return ended(How.HALTED, "halted, and nothing can wake it", self.last_exit)
+            with self._changed:
+                if not self._stopping:
+                    self._changed.wait(max(0, deadline - board.clock()) / _SECOND)
+            board.tick()
+        return None
+
+    def _explain(self, exit: Exit) -> str:
+        """What the guest did that the hypervisor could not go on with."""
+        board, vcpu = self._board, self._vcpu
+        sregs, rip = vcpu.get_sregs(), vcpu.regs.rip
+        linear = sregs.cs.base + rip & 0xFFFFFFFF if not sregs.cs.l else rip
+        code = vcpu.translate(linear)
+        if code.valid and not board.memory.has(code.physical_address, 1):
+            return f"jumped to {linear:#x}, where there is no memory"
+        match exit:
+            case exits.InternalError(abi.INTERNAL_ERROR_EMULATION, [reason, _, physical, *_]):
+                if reason & 0xFFFF == ExitReason.EPT_VIOLATION:
+                    return f"touched {physical:#x}, where there is neither memory nor a device"
+                return "came to an instruction that the hypervisor cannot do in its place"
+            case exits.FailEntry(reason):
+                return f"was refused by the processor (VM-entry failure {reason:#x})"
+        return "came to what the hypervisor could not go on with"
