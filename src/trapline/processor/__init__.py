@@ -3,7 +3,7 @@
 from trapline.processor.buslock import BusLock, Cause, Outcome
 from trapline.processor.cluster import Cluster
 from trapline.processor.core import Core
-from trapline.processor.cpuid import Model, model
+from trapline.processor.cpuid import MODELS, Model, model
 from trapline.processor.decode import decode, disassemble
 from trapline.processor.events import Observer
 from trapline.processor.fault import Fault, HostLimit, Undefined
@@ -14,6 +14,7 @@ from trapline.processor.state import State
 from trapline.processor.vmx import Vmcs, VmFail, enter
 
 __all__ = [
+    "MODELS",
     "BusLock",
     "Cause",
     "Cluster",
