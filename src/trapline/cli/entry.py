@@ -15,6 +15,8 @@ VERBS = {
     "trace": "run a program and report every bus lock it takes",
     "report": "print the report of a trace again",
     "demo": "trace a small program that ships with Trapline",
+    "run": "run a guest image on a small virtual machine",
+    "cpus": "list the processor models and what each tells of bus locks",
     "doctor": "say what this machine and this installation can do",
 }
 EPILOG = """\

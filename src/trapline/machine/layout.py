@@ -15,6 +15,7 @@ BELOW_LIMIT: Final = 3 * GIB  # memory beyond this lies above 4 GiB
 ABOVE: Final = 4 * GIB
 
 # In the firmware's place, which guests are told to leave alone.
+FIRMWARE_USED_END: Final = 0xF1000
 PAGE_TABLES: Final = 0xE0000  # six pages
 GDT: Final = 0xE7000
 VECTOR_STUBS: Final = 0xF0000  # a byte for each vector

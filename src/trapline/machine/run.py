@@ -141,10 +141,7 @@ class Runner:
         """Wait for an interrupt, if one can come."""
         board, vcpu = self._board, self._vcpu
         if not vcpu.if_flag:
-            vector = service_call(vcpu.get_sregs().cs.base, vcpu.regs.rip)
-            sentence = "halted with interrupts off"
-            if vector is not None:
-                sentence = f"came to interrupt vector {vector:#x} unprepared; there is no BIOS"
+            sentence = self._explain_service() or "halted with interrupts off"
             return ended(How.HALTED, sentence, self.last_exit)
         while not self._stopping and not board.pics.has_interrupt:
             deadline = board.deadline()
@@ -155,6 +152,16 @@ class Runner:
                     self._changed.wait(max(0, deadline - board.clock()) / _SECOND)
             board.tick()
         return None
+
+    def _explain_service(self) -> str:
+        """What led to the stub of a vector that the guest has no handler for, if it is in one."""
+        sregs, regs = self._vcpu.get_sregs(), self._vcpu.regs
+        vector = service_call(sregs.cs.base, regs.rip)
+        if vector is None:
+            return ""
+        frame = self._board.memory.read(sregs.ss.base + (regs.rsp & 0xFFFF), 4)
+        ip, cs = frame[:2][::-1].hex(), frame[2:][::-1].hex()
+        return f"came to interrupt vector {vector:#x} from {cs}:{ip}; there is no BIOS behind it"
 
     def _explain(self, exit: Exit) -> str:
         """What the guest did that the hypervisor could not go on with."""

@@ -50,6 +50,7 @@ def _enter_real_mode(sregs: Sregs, entry: int) -> int:
     base = 0 if entry < 0x10000 else entry & ~0xFFFF
     sregs.cs.base, sregs.cs.selector = base, base >> 4
     sregs.idt = Dtable(0, 0x3FF)
+    sregs.cr0 = registers.CR0_ET  # firmware has switched the caches on
     return entry - base
 
 

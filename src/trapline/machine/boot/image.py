@@ -39,7 +39,7 @@ def place(memory: Memory, guest_physical: int, data: bytes, size: int) -> None:
             f"the image wants {guest_physical:#x} to {end:#x}, which is not memory of a machine"
             f" with {memory.size // layout.MIB} MiB"
         )
-    if guest_physical < layout.FIRMWARE_END and end > layout.FIRMWARE and size:
+    if guest_physical < layout.FIRMWARE_USED_END and end > layout.FIRMWARE and size:
         raise BadImage(
             f"the image wants {guest_physical:#x} to {end:#x}, which the firmware occupies"
         )

@@ -1,0 +1,87 @@
+"""A stopped guest as text: registers, the instruction it stands at, the last exit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trapline.arch.registers import EFER_LMA
+from trapline.kvm import Sregs, Vcpu
+from trapline.kvm.exits import Exit
+from trapline.machine import Board
+from trapline.processor import disassemble
+
+_GENERAL = (
+    ("rax", "rbx", "rcx", "rdx"),
+    ("rsi", "rdi", "rbp", "rsp"),
+    ("r8", "r9", "r10", "r11"),
+    ("r12", "r13", "r14", "r15"),
+)
+_SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldt")
+_LONGEST = 15
+
+
+def describe(board: Board, last_exit: Exit | None) -> str:
+    """Several lines, each with its end."""
+    return "".join(f"  {line}\n" for line in _lines(board, last_exit))
+
+
+def _lines(board: Board, last_exit: Exit | None) -> Iterator[str]:
+    vcpu = board.vcpu
+    regs, sregs, debug = vcpu.get_regs(), vcpu.get_sregs(), vcpu.get_debugregs()
+    yield f"rip {regs.rip:016x}  {_instruction(board, sregs, regs.rip)}"
+    for names in _GENERAL:
+        yield "  ".join(f"{name:<3} {getattr(regs, name):016x}" for name in names)
+    yield f"rflags {regs.rflags:x}  mode {_mode(sregs)}  cpl {sregs.ss.dpl}"
+    for names in (_SEGMENTS[:4], _SEGMENTS[4:]):
+        yield "  ".join(_segment(sregs, name) for name in names)
+    yield (
+        f"gdt {sregs.gdt.base:x}/{sregs.gdt.limit:x}  idt {sregs.idt.base:x}/{sregs.idt.limit:x}"
+        f"  cr0 {sregs.cr0:x}  cr2 {sregs.cr2:x}  cr3 {sregs.cr3:x}  cr4 {sregs.cr4:x}"
+        f"  efer {sregs.efer:x}"
+    )
+    yield f"dr6 {debug.dr6:x}  dr7 {debug.dr7:x}"
+    if last_exit is not None:
+        yield f"last exit: {last_exit}"
+
+
+def _segment(sregs: Sregs, name: str) -> str:
+    one = getattr(sregs, name)
+    return f"{name:<3} {one.selector:04x} {one.base:x}/{one.limit:x}"
+
+
+def _bitness(sregs: Sregs) -> int:
+    if sregs.efer & EFER_LMA and sregs.cs.l:
+        return 64
+    return 32 if sregs.cs.db else 16
+
+
+def _mode(sregs: Sregs) -> str:
+    if not sregs.cr0 & 1:
+        return "real"
+    bitness = _bitness(sregs)
+    if bitness == 64:
+        return "64-bit"
+    return f"{bitness}-bit {'compatibility' if sregs.efer & EFER_LMA else 'protected'}"
+
+
+def _instruction(board: Board, sregs: Sregs, rip: int) -> str:
+    """The bytes at RIP and what they say, or that there are none."""
+    bitness = _bitness(sregs)
+    linear = rip if bitness == 64 else sregs.cs.base + rip & 0xFFFFFFFF
+    code = read_linear(board, board.vcpu, linear, _LONGEST)
+    if not code:
+        return "(no memory there)"
+    return f"{code.hex(' ')}  {disassemble(code, rip, bitness)}"
+
+
+def read_linear(board: Board, vcpu: Vcpu, linear: int, size: int) -> bytes:
+    """What of a range of linear addresses is memory, from its start."""
+    data = b""
+    while len(data) < size:
+        part = min(size - len(data), 4096 - (linear + len(data) & 4095))
+        there = vcpu.translate(linear + len(data))
+        found = board.memory.read(there.physical_address, part) if there.valid else b""
+        if not found:
+            break
+        data += found
+    return data
