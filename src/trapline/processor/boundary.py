@@ -39,6 +39,7 @@ _FLAGS, _SHADOW, _PENDING = (
 )
 _DEBUGCTL, _CPL, _DR7 = INDEX["debugctl"], INDEX["cpl"], INDEX["dr7"]
 _SEEN, _SIGNALS = INDEX["bus_lock_seen"], INDEX["bus_lock_signals"]
+_LINES = INDEX["lines"]
 
 
 class InterruptLines:
@@ -46,6 +47,7 @@ class InterruptLines:
 
     def __init__(self, state: State) -> None:
         self._attention = state.address + OFFSET["attention"]
+        self._q = state.q
         self.nmi = False
         self.vector: int | None = None  # what the interrupt controller answers to INTR
 
@@ -66,6 +68,10 @@ class InterruptLines:
         assert vector is not None
         self.vector = None
         return vector
+
+    def tell_native_code(self) -> None:
+        """While something is asked for, native code does not enable interrupts by itself."""
+        self._q[_LINES] = int(self.nmi or self.vector is not None)
 
 
 def must_step(core: Core) -> bool:
@@ -95,8 +101,9 @@ def before(core: Core) -> None:
     if guest is not None and guest.watches:
         guest.intercept_boundary(False)
     lines = core.interrupt_lines
-    if lines.nmi or lines.vector is not None:
+    if lines.nmi or lines.vector is not None or q[_LINES]:
         _take_lines(core)
+        lines.tell_native_code()
     if q[_DR7] & 0xFF:
         _check_code_breakpoints(core)
     flags, notes = q[_FLAGS], core.memory.notes

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import trapline.processor.isa  # noqa: F401 - registers the instructions
 from trapline.arch.registers import RFLAGS_RF, RFLAGS_TF
-from trapline.processor import boundary, exceptions, segment
+from trapline.processor import boundary, debug, exceptions, segment
 from trapline.processor.cluster import Cluster
 from trapline.processor.cpuid import Model, model
 from trapline.processor.decode import Decoded, decode_run
 from trapline.processor.fault import Fault, Undefined
 from trapline.processor.interp import execute
-from trapline.processor.jit import Engine, SiteTable, SiteTotal
+from trapline.processor.jit import SILENT, Engine, SiteTable, SiteTotal
 from trapline.processor.memory import HostBus, Memory
 from trapline.processor.microcode import MICROCODE
 from trapline.processor.msr import Msrs
@@ -66,6 +66,7 @@ class Core:
         self._kicked = ctypes.c_uint8()
         self._sites = SiteTable()
         self.state.bus_lock_table = self._sites.address
+        self.state.dr6_fixed = debug.dr6_fixed(self.model)
         self.engine = Engine(self, self.cluster.code) if engine == "jit" else None
         self._decoded: dict[tuple[bytes, int, int], Decoded] = {}
         self.cluster.join(self)
@@ -180,6 +181,7 @@ class Core:
             self.interpret()
             native = False
         else:
+            self.state.mov_dr_exits = self.guest is not None and self.guest.mov_dr_exits
             native = self.engine.step()
         boundary.after(self)
         return native
@@ -207,8 +209,9 @@ class Core:
             if self.engine is None or boundary.must_step(self):
                 self.interpret()
             else:
+                state.mov_dr_exits = self.guest is not None and self.guest.mov_dr_exits
                 self.engine.run()
-                if state.bus_lock_seen and not state.bus_lock_signals:
+                if state.bus_lock_seen == SILENT:
                     self._count_site()
             boundary.after(self)
         except Fault as fault:

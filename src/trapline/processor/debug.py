@@ -24,6 +24,7 @@ from trapline.processor.guest import PRIVILEGED_SOFTWARE_EXCEPTION
 
 if TYPE_CHECKING:
     from trapline.processor.core import Core
+    from trapline.processor.cpuid import Model
     from trapline.processor.state import State
 
 _ADDRESSES = ("dr0", "dr1", "dr2", "dr3")
@@ -68,6 +69,11 @@ def record(core: Core, payload: int, kind: int) -> None:
     state.dr7 &= ~DR7_GD
     # SDM 3B, "IA32_DEBUGCTL MSR"; BLD stays.
     state.debugctl &= ~(DEBUGCTL_LBR | DEBUGCTL_BTF)
+
+
+def dr6_fixed(model: Model) -> int:
+    """The bits of DR6 that stay 1 whatever is written."""
+    return force_dr6_reserved(0, model.has(BUS_LOCK_DETECT), model.has(RTM))
 
 
 def write_dr6(core: Core, word: int) -> None:

@@ -66,6 +66,9 @@ class Guest(Protocol):
     watches: int
     """WATCH_* bits; not zero: the core stops at every boundary to ask `intercept_boundary`."""
 
+    mov_dr_exits: bool
+    """Whether `intercept_dr` may leave, so that native code must come back for MOV DR."""
+
     vectoring_info: int
     vectoring_error_code: int
     vectoring_length: int

@@ -50,17 +50,23 @@ _NAMES: list[str] = [
     "nmi_blocked",
     "activity",  # 0 active, 1 HLT, 2 shutdown, 3 wait-for-SIPI (VMCS encoding)
     # Bus locks seen by native code since it was entered (see processor.buslock).
-    "bus_lock_seen", "bus_lock_rip", "bus_lock_next_rip", "bus_lock_linear",
+    "bus_lock_seen",  # SILENT or LOUD when native code has come back for one
+    "bus_lock_rip", "bus_lock_next_rip", "bus_lock_linear",
     "bus_lock_size", "bus_lock_cause", "bus_lock_count",
     "bus_lock_signals",  # 1: every bus lock must come back to Python
     "bus_lock_table",  # sites that only count: see jit.runtime
     "running",  # 1 while native code may touch guest memory
+    # What native code must know to do system instructions by itself.
+    "mov_dr_exits",  # 1: a hypervisor asks for MOV DR
+    "lines",  # not 0: an NMI or an interrupt is asked for (see processor.boundary)
+    "dr6_fixed",  # what MOV to DR6 leaves 1, by the processor's model
     # Floating point.
     "mxcsr",
     "fcw", "fsw", "ftw",  # ftw: full two-bit tags are derived; here bit i = register i is in use
     "fop", "fip", "fcs", "fdp", "fds",
     # Pointers native code needs.
-    "tlb", "tlb_user", "tlb_supervisor", "tlb_supervisor_ac", "jump_cache", "bus",
+    "tlb", "tlb_user", "tlb_supervisor", "tlb_supervisor_ac", "bus",
+    "jump_cache", "jump_cache_user", "jump_cache_supervisor",
     "instructions",  # retired, counted by block where the engine was asked to count
     "scratch0", "scratch1", "scratch2", "scratch3",
 ]  # fmt: skip

@@ -233,7 +233,7 @@ class CodeCache:
                 continue  # fused into the one before
             handler = book.get(request) if request is not None else None
             if not isinstance(handler, Handler):
-                draft.interpret(instruction.rip, instruction)
+                draft.microcode(instruction, plainly=interpret)
                 return True
             then = run[i + 1][0] if request is not None and request.then else None
             draft.record(handler, instruction, then)

@@ -12,7 +12,7 @@ import llvmlite
 from llvmlite import binding
 
 from trapline.processor.jit.cache import Entry, PackFolder, source_key
-from trapline.processor.jit.runtime import DECLARATIONS, runtime_text
+from trapline.processor.jit.runtime import DECLARATIONS, SYSTEM_HANDLERS, runtime_text
 from trapline.processor.jit.text import METADATA
 
 _INTRINSICS = "".join(
@@ -26,6 +26,7 @@ _RUNTIME = (
     "trapline_goto", "trapline_bus_acquire", "trapline_bus_release", "trapline_flags",
     "trapline_flags_of", "trapline_slow_read", "trapline_slow_write", "trapline_slow_lock",
     "trapline_end_write", "trapline_end_lock", "trapline_bulk_move", "trapline_bulk_store",
+    *SYSTEM_HANDLERS,
 )  # fmt: skip
 _RUNTIME_MARK = "trapline_runtime"
 _MANY_PACKS = 24

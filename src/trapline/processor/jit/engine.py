@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MASK = (1 << layout.JUMP_CACHE_BITS) - 1
 _REASON, _RECORD = INDEX["exit_reason"], INDEX["exit_record"]
 _RIP, _EXIT_RIP, _NEXT = INDEX["rip"], INDEX["exit_rip"], INDEX["next_record"]
-_CPL, _JUMP_CACHE = INDEX["cpl"], INDEX["jump_cache"]
+_CPL, _JUMP_CACHE, _TLB = INDEX["cpl"], INDEX["jump_cache"], INDEX["tlb"]
 _MXCSR, _FCW, _EFER = INDEX["mxcsr"], INDEX["fcw"], INDEX["efer"]
 _CR0, _CR4 = INDEX["cr0"], INDEX["cr4"]
 _CS_ATTRIBUTES, _SS_ATTRIBUTES = INDEX["cs_attributes"], INDEX["ss_attributes"]
@@ -108,12 +108,18 @@ class Engine:
         self._modes: dict[tuple[int, ...], tuple[tuple[int, int], bool]] = {}
         self._mode: tuple[tuple[int, int], bool] | None = None
         self._nowhere = JumpCache()  # stays empty: for single steps
+        self._offer_caches(*self.caches)
         enter = code.compiler.runtime["trapline_enter"]
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
         self._enter = prototype(enter)
         self.entries = 0
         self.generation = code.generation
         code.follow(self)
+
+    def _offer_caches(self, supervisor: JumpCache, user: JumpCache) -> None:
+        """Let native code find the jump cache of the ring it goes to."""
+        self.state.jump_cache_supervisor = supervisor.address
+        self.state.jump_cache_user = user.address
 
     def mappings_changed(self) -> None:
         """Linear addresses may lead elsewhere now."""
@@ -197,7 +203,7 @@ class Engine:
     def run(self) -> None:
         """Run until something must be looked at between two instructions."""
         state, q = self.state, self.state.q
-        enter, address = self._enter, state.address
+        enter, address, memory = self._enter, state.address, self.memory
         code = self.code
         record = self._record()
         while True:
@@ -205,7 +211,10 @@ class Engine:
                 self._follow_generation()
                 record = self._record()
             self.entries += 1
+            table = q[_TLB]
             enter(address, record)
+            if q[_TLB] != table:  # native code went to another ring
+                memory.privilege_changed()
             reason = q[_REASON]
             if reason == layout.Exit.LOOKUP:
                 q[_RIP] = q[_EXIT_RIP]
@@ -288,8 +297,18 @@ class Engine:
         native = processor.is_native_mode
         block = self.code.translate(code, rip, (host, host), mode, not native, limit=1)
         state.jump_cache = self._nowhere.address
+        self._offer_caches(self._nowhere, self._nowhere)
+        try:
+            return self._step(block.record)
+        finally:
+            self._offer_caches(*self.caches)
+
+    def _step(self, record: int) -> bool:
+        state, q, processor = self.state, self.state.q, self.processor
+        rip = q[_RIP]
         while True:
-            self._enter(state.address, block.record)
+            self._enter(state.address, record)
+            self.memory.privilege_changed()
             reason = q[_REASON]
             if reason == layout.Exit.MEMORY and self._fill():
                 continue

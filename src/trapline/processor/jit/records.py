@@ -14,6 +14,7 @@ from trapline.processor.decode import Decoded
 from trapline.processor.jit import layout
 from trapline.processor.jit.compiler import Handler
 from trapline.processor.jit.fields import GETTERS
+from trapline.processor.jit.runtime import system_handler
 
 _ARENA = 1 << 22
 
@@ -63,9 +64,25 @@ class Draft:
             self.interpreted = (len(self.words), instruction)
         self.words += (self._runtime["trapline_interpret"], rip)
 
+    def microcode(self, instruction: Decoded, plainly: bool) -> None:
+        """An instruction without a handler of its own; the block ends.  Unless all is the
+        reference engine's (`plainly`), native code may have a way for the usual case."""
+        found = None if plainly else system_handler(instruction)
+        rip = instruction.rip
+        if found is None:
+            self.interpret(rip, instruction)
+            return
+        name, first, second = found
+        self.interpreted = (len(self.words), instruction)
+        self.words += (self._runtime[name], rip, instruction.next_rip, first, second)
+        self._append_link(instruction.next_rip)
+
     def go_on(self, rip: int) -> None:
         """The block ends, but the code goes on at `rip`."""
         self.words += (self._runtime["trapline_goto"], rip)
+        self._append_link(rip)
+
+    def _append_link(self, rip: int) -> None:
         at = len(self.words)
         self.words += [0] * layout.LINK_WORDS
         self._link(at, rip)

@@ -84,6 +84,7 @@ class VmxGuest:
         self.vmcs = vmcs
         self.ept_pointer: int | None = None
         self.watches = 0
+        self.mov_dr_exits = False
         self.vectoring_info = 0
         self.vectoring_error_code = self.vectoring_length = 0
         self.tsc_offset = 0
@@ -106,6 +107,7 @@ class VmxGuest:
         self._fault_mask = read(Field.PAGE_FAULT_ERROR_CODE_MASK)
         self._fault_match = read(Field.PAGE_FAULT_ERROR_CODE_MATCH)
         self.bus_lock_exits = bool(self._secondary & vmx.PROC2_BUS_LOCK_DETECTION)
+        self.mov_dr_exits = bool(self._primary & vmx.PROC_MOV_DR)
         self._exits: dict[str, int] = dict(_ALWAYS)
         for word, table in ((self._primary, _BY_PRIMARY), (self._secondary, _BY_SECONDARY)):
             self._exits |= {name: reason for name, (bit, reason) in table.items() if word & bit}
@@ -249,7 +251,7 @@ class VmxGuest:
         raise Leave(VmExit(_WRMSR if is_write else _RDMSR, 0, length))
 
     def intercept_dr(self, register: int, is_read: bool, gpr: int, length: int) -> None:
-        if self._primary & vmx.PROC_MOV_DR:
+        if self.mov_dr_exits:
             self._leave(ExitReason.MOV_DR, register | is_read << 4 | gpr << 8, length)
 
     # -- control registers (SDM 3C, "Changes to Instruction Behavior in VMX Non-Root Operation") ---

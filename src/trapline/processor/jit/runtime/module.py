@@ -12,12 +12,13 @@ from trapline.processor.jit.runtime.exits import EXITS
 from trapline.processor.jit.runtime.flags import FLAGS
 from trapline.processor.jit.runtime.locks import END_LOCK
 from trapline.processor.jit.runtime.slow import SLOW_MEMORY
+from trapline.processor.jit.runtime.system import SYSTEM
 from trapline.processor.jit.text import METADATA
 
 
 def runtime_text() -> str:
     """The whole module, as IR."""
-    return EXITS + ENTER + BUS + SLOW_MEMORY + END_LOCK + FLAGS + BULK + METADATA
+    return EXITS + ENTER + BUS + SLOW_MEMORY + END_LOCK + FLAGS + BULK + SYSTEM + METADATA
 
 
 DECLARATIONS = """
