@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, NoReturn
 from trapline.kvm import Fpu, Regs
 from trapline.process.cpuid import hardware_capabilities
 from trapline.process.events import Outcome
+from trapline.process.futex import clear_tid, release_robust_list
 from trapline.process.load import Image, Plan, load
 from trapline.process.mapping import unmap_memory
 from trapline.process.memory import GuestMemory
 from trapline.process.syscalls.table import NUMBERS
-from trapline.process.thread import EndThread, Snapshot, Thread
+from trapline.process.thread import EndThread, Thread
 
 if TYPE_CHECKING:
     from trapline.process.process import Process
@@ -55,28 +56,27 @@ def start_program(process: Process, planned: Plan) -> Thread:
     return thread
 
 
-def fork(process: Process, thread: Thread, start: Snapshot) -> int:
-    """Fork the VMM; in the child, 0, and the thread goes on from `start` in a VM of its own."""
-    # Nobody may be in the middle of changing what the child gets a copy of.
-    with process.lock, process.memory.lock:
-        child = os.fork()
-        if not child:
-            process.become_child(thread, start)
-    if child:
-        process.observer.forked(process.pid, child)
-    return child
-
-
 def run_leader(process: Process, thread: Thread) -> Outcome:
     """Run the first thread, then wait for the others; a child of a fork does not return."""
+    thread.run()
+    return run_to_end(process, thread)
+
+
+def run_to_end(process: Process, thread: Thread) -> Outcome:
+    """The loop of a process's first thread is over: see to the rest, or to another program."""
     while True:
-        thread.run()
+        leave_thread(thread)
         planned = _wait_for_rest(process, thread)
         if planned is None:
             break
         with contextlib.suppress(EndThread):
             replace_program(process, thread, planned)
+            process.signals.attend(thread)
+        thread.run()
+    if process.failure is not None:
+        raise process.failure
     process.thread_ended(thread)
+    process.release_parent()
     process.machine.close()
     assert process.ending is not None
     process.observer.ended(process.pid, process.ending)
@@ -84,6 +84,20 @@ def run_leader(process: Process, thread: Thread) -> Outcome:
         leave_host_process(process, process.ending)
     process.signals.give_back(thread)
     return process.ending
+
+
+def leave_thread(thread: Thread) -> None:
+    """A thread is over: tell who waits for it, and give back what it has."""
+    process = thread.process
+    process.signals.ended(thread)
+    release_robust_list(thread)
+    clear_tid(thread)
+    thread.is_over = True
+    if process.leader is not thread:
+        thread.signal_block.leave(thread.quiet)
+        process.thread_ended(thread)
+    with process.changed:
+        process.changed.notify_all()
 
 
 def _wait_for_rest(process: Process, thread: Thread) -> Plan | None:
@@ -113,12 +127,16 @@ def execute(process: Process, thread: Thread, planned: Plan) -> None:
     if process.parent and not process.follow:
         _execute_natively(process, thread, planned)
     leader = process.leader
+    assert leader is not None
     if thread is not leader:
         # The new program is the first thread's, whose id is the process's.
         with process.changed:
             process.pending_image = planned
+            leader.signals.mask = thread.signals.mask
             for other in process.threads:
                 other.must_end = True
+                if other is not thread:
+                    other.interrupt()
             process.changed.notify_all()
         raise EndThread
     end_others(process, thread)
@@ -128,6 +146,8 @@ def execute(process: Process, thread: Thread, planned: Plan) -> None:
 def _execute_natively(process: Process, thread: Thread, planned: Plan) -> NoReturn:
     """A child that is not followed: its next program is the host's."""
     end_others(process, thread)
+    thread.vcpu.report_counts()
+    process.release_parent()
     process.signals.leave_to_host(thread)
     for which, limits in process.limits.items():
         with contextlib.suppress(OSError, ValueError):
@@ -149,7 +169,7 @@ def end_others(process: Process, thread: Thread) -> None:
         for other in process.threads:
             if other is not thread:
                 other.must_end = True
-        while any(other is not thread for other in process.threads):
+        while any(other is not thread and not other.is_over for other in process.threads):
             for other in process.threads:
                 if other is not thread:
                     other.interrupt()
@@ -162,9 +182,11 @@ def replace_program(process: Process, thread: Thread, planned: Plan) -> None:
     thread.vcpu.report_counts()  # of the old program, while its addresses still mean something
     for hook in process.on_execute:
         hook(thread)
-    thread.must_end = False
+    process.release_parent()
+    thread.must_end = thread.has_exited = thread.is_over = False
+    release_robust_list(thread)
+    clear_tid(thread)
     clear_memory(process.memory)
-    thread.clear_child_tid = thread.robust_list = 0
     try:
         regs = load_program(process, planned)
     except OSError:

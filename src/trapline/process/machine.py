@@ -26,7 +26,7 @@ from trapline.arch.registers import (
     EFER_NXE,
     EFER_SCE,
 )
-from trapline.kvm import Dtable, Kvm, Segment, Sregs, Vcpu
+from trapline.kvm import Dtable, Kvm, Segment, Sregs, Vcpu, VcpuEvents, abi
 from trapline.process import layout, monitor
 from trapline.process.cpuid import XCR0, for_program
 from trapline.process.native import HostCalls, view
@@ -55,6 +55,10 @@ class Processor:
     def read_frame(self) -> tuple[int, ...]:
         """{cr2 or dr6, error code, rip, cs, rflags, rsp, ss} of the exception just taken."""
         return monitor.FRAME.unpack_from(self.memory, monitor.FRAME_OFFSET)
+
+    def read_flush_frame(self) -> tuple[int, ...]:
+        """{rax, rip, cs, rflags, rsp, ss} of the flush by NMI that is under way."""
+        return monitor.FLUSH_FRAME.unpack_from(self.memory, monitor.FLUSH_FRAME_OFFSET)
 
     def write_frame(self, rip: int, rflags: int, rsp: int) -> None:
         monitor.FRAME.pack_into(
@@ -89,15 +93,20 @@ class GuestMachine:
         for index, guest_physical in self._windows.items():
             self._set_window(index, guest_physical)
 
-    def reopen(self) -> None:
-        """In a child of a fork: a VM of its own over its copy of the memory.
+    def keep(self, processor: Processor) -> bool:
+        """In a child of a fork: go on with this processor alone, in the VM as it was copied.
 
-        The old one belongs to the parent: KVM ties a VM to an address space.
+        False where the VM is the parent's, for KVM ties one to an address space; then there is a
+        new one over the child's copy of the memory.
         """
+        self._idle.clear()
+        if self.vm.keep(processor.vcpu):
+            self._all = [processor.vcpu]
+            return True
         self.vm.abandon()
         self._all.clear()
-        self._idle.clear()
         self._open()
+        return False
 
     def close(self) -> None:
         """The process has ended: processors report what they have counted."""
@@ -158,7 +167,9 @@ class GuestMachine:
     def take_processor(self) -> Processor:
         """A vCPU in 64-bit mode, about to execute the monitor's start at CPL 0."""
         if self._idle:
-            return self._idle.pop()
+            processor = self._idle.pop()
+            self._reset(processor)
+            return processor
         if self._vcpus == layout.VCPU_LIMIT:
             raise OSError(11, "no more virtual processors")
         vcpu = self.vm.create_vcpu(self._vcpus)
@@ -202,6 +213,7 @@ class GuestMachine:
             msr.IA32_LSTAR: self.monitor.system_call,
             msr.IA32_FMASK: _SYSCALL_MASK,
         }
+        vcpu.set_vcpu_events(VcpuEvents(flags=abi.VCPUEVENT_VALID_NMI_PENDING))
         if vcpu.set_msrs(msrs) != len(msrs):
             raise OSError(22, "the hypervisor refused an MSR that system calls need")
 

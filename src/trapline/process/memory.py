@@ -17,6 +17,7 @@ from trapline.arch.exception import PF_FETCH, PF_WRITE
 from trapline.arch.paging import PTE_NX, PTE_P, PTE_W
 from trapline.process import layout
 from trapline.process.areas import PAGE, PROT_EXEC, PROT_READ, PROT_WRITE, Area, AreaMap
+from trapline.process.journal import Journal
 from trapline.process.machine import GuestMachine
 from trapline.process.native import HostCalls
 from trapline.process.page_tables import TABLE_SPAN, user_flags
@@ -69,8 +70,21 @@ class GuestMemory:
         self.areas = AreaMap()
         self.lock = threading.RLock()
         self.calls = HostCalls()  # for use under the lock
+        self.journal: Journal | None = None
         self.brk_start = 0
         self.brk_end = 0
+
+    def begin_journal(self) -> None:
+        """From now on note each private page before it is first written."""
+        with self.lock:
+            self.journal = Journal(self)
+            self.machine.tables.forget()  # pages become writable again one by one
+            self.world.flush()
+
+    def end_journal(self) -> Journal | None:
+        """What was noted, if anything was."""
+        journal, self.journal = self.journal, None
+        return journal
 
     def after_fork(self) -> None:
         """In a child: the lock may have been another thread's."""
@@ -93,6 +107,8 @@ class GuestMemory:
     def pointer(self, linear: int) -> int:
         """A system call's pointer, for the host: NULL stays, what is not the program's is bad."""
         if self.areas.find(linear) is not None:
+            if self.journal is not None:
+                self.journal.touch(linear)
             return linear if linear >= layout.LOW_SIZE else self.low_base + linear
         return linear and self.bad_pointer
 
@@ -125,6 +141,8 @@ class GuestMemory:
     def write(self, linear: int, data: bytes | bytearray | memoryview) -> None:
         """Store bytes; GuestFault if the program could not do it itself."""
         data = bytes(data)
+        if self.journal is not None:
+            self.journal.touch(linear, len(data))
         with self.lock:
             whole = self.areas.find(linear)
             if whole and whole.file is None and linear + len(data) <= whole.end:
@@ -193,9 +211,9 @@ class GuestMemory:
                 allowed = area.prot
             if not allowed:
                 return Fault(SIGSEGV, SEGV_ACCERR, linear)
-            return self._fill(area, linear)
+            return self._fill(area, linear, bool(error & PF_WRITE))
 
-    def _fill(self, area: Area, linear: int) -> Fault | None:
+    def _fill(self, area: Area, linear: int, is_write: bool) -> Fault | None:
         start = max(area.start, linear & -TABLE_SPAN)
         end = min(area.end, (linear & -TABLE_SPAN) + TABLE_SPAN)
         if area.file_end:
@@ -206,7 +224,14 @@ class GuestMemory:
                     return Fault(SIGBUS, BUS_ADRERR, linear)
             else:
                 end = min(end, area.file_end)
-        flags = page_flags(area.prot)
+        prot = area.prot
+        if self.journal is not None and prot & PROT_WRITE and not area.shared:
+            if is_write:
+                start, end = linear & -PAGE, (linear & -PAGE) + PAGE
+                self.journal.touch(start, PAGE)
+            else:
+                prot &= ~PROT_WRITE
+        flags = page_flags(prot)
         physical = self.machine.guest_physical(start)
         self.machine.tables.map_run(start, physical, (end - start) // PAGE, flags)
         return None

@@ -36,6 +36,10 @@ CPUID_7_ECX_BUS_LOCK_DETECT = 24
 TSS_OFFSET = 0
 TSS_SIZE = 104
 NMI_STACK_TOP = 0x800
+# What a flush by NMI leaves at the top of its stack: {rax, rip, cs, rflags, rsp, ss}.
+FLUSH_FRAME = struct.Struct("<6Q")
+FLUSH_FRAME_OFFSET = NMI_STACK_TOP - FLUSH_FRAME.size
+FLUSH_POP = 7  # where in its code RAX comes back
 STACK_TOP = 0x1000
 FRAME = struct.Struct("<7Q")
 FRAME_OFFSET = STACK_TOP - FRAME.size

@@ -52,6 +52,10 @@ _AGAIN = 50
 
 MASK64 = (1 << 64) - 1
 
+# rdi = address (aligned), esi = expected, edx = desired; eax = what was there
+_EXCHANGE_CODE = bytes.fromhex("89f0 f00fb117 c3")  # mov eax, esi; lock cmpxchg [rdi], edx; ret
+_EXCHANGE = 64
+
 
 def _place_code() -> mmap.mmap:
     page = mmap.mmap(
@@ -61,6 +65,7 @@ def _place_code() -> mmap.mmap:
         prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC,
     )
     page[: len(_CODE)] = _CODE
+    page[_EXCHANGE : _EXCHANGE + len(_EXCHANGE_CODE)] = _EXCHANGE_CODE
     return page
 
 
@@ -73,6 +78,11 @@ WINDOW = _base + _WINDOW
 NOT_MADE = _base + _NOT_MADE
 AGAIN = _base + _AGAIN
 _function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(_base)
+# The same with the interpreter's lock held, as a fork needs it.
+_function_with_lock = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(_base)
+_exchange = ctypes.PYFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)(
+    _base + _EXCHANGE
+)
 
 
 class HostCalls:
@@ -99,6 +109,19 @@ class HostCalls:
         words[6] = e
         words[7] = f
         return int(_function(self._host))
+
+    def with_lock(self, number: int, *arguments: int) -> int:
+        """A call that returns in two processes, with no other Python thread in between."""
+        words = self.words
+        for index in range(6):
+            words[2 + index] = arguments[index] if index < len(arguments) else 0
+        words[1] = number
+        return int(_function_with_lock(self._host))
+
+
+def exchange(host: int, expected: int, desired: int) -> int:
+    """Atomically put `desired` where `expected` stands; what stood there.  Four bytes, aligned."""
+    return int(_exchange(host, expected, desired))
 
 
 def view(host: int, size: int) -> memoryview:

@@ -44,6 +44,11 @@ class OwnFiles:
         self._own.add(high)
         return high
 
+    def close(self, fd: int) -> None:
+        """Close one of them."""
+        self._own.discard(fd)
+        os.close(fd)
+
     def forget_closed(self) -> None:
         """Some of them have been closed: their numbers are nobody's."""
         for fd in list(self._own):

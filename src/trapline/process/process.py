@@ -11,6 +11,7 @@ import resource
 import threading
 from collections.abc import Callable
 
+from trapline.arch.msr import IA32_DEBUGCTL
 from trapline.kvm import Kvm, exits
 from trapline.process.areas import Area
 from trapline.process.describe import Description, describe
@@ -22,9 +23,11 @@ from trapline.process.memory import GuestMemory
 from trapline.process.own_files import OwnFiles
 from trapline.process.policy import Policy
 from trapline.process.procfs import Paths
+from trapline.process.signal_state import SIGKILL
 from trapline.process.signals import Signals
 from trapline.process.syscalls import system_call
 from trapline.process.thread import EndThread, Snapshot, Thread, current_thread
+from trapline.process.vfork import ChildLink
 from trapline.process.world import World
 
 
@@ -74,11 +77,14 @@ class Process:
         }
         self.personality = 0
         self.image: Image | None = None
+        self.vfork_link: ChildLink | None = None  # to a parent that waits for this process
         self.leader: Thread | None = None  # the thread whose id is the process's
         self.pending_image: Plan | None = None  # execve by a thread that is not the leader
         # Run before the old program goes.
         self.on_execute: list[Callable[[Thread], None]] = [self.signals.after_exec]
         self.ending: Outcome | None = None
+        self.failure: BaseException | None = None  # of the VMM itself
+        self._leader_status = 0
         self.lock = threading.RLock()  # threads, ending, pending_image
         self.changed = threading.Condition(self.lock)  # a thread ended, or something is pending
         self.observer.attached(self)
@@ -116,15 +122,22 @@ class Process:
         self.world.after_fork(thread)
         self.memory.after_fork()
         self.observer.became_child(self.parent, self.pid)
-        self.machine.reopen()
+        is_kept = self.machine.keep(thread.processor)
         self.own_files.forget_closed()
         self.leader = thread
         self.pending_image = None
-        if not self.follow:
-            self.policy = Policy("off")
+        self.policy = Policy(self.policy.mode if self.follow else "off", self.policy.rate)
         thread.in_guest = thread.needs_flush = thread.must_end = False
-        thread.use(self.machine.take_processor())
-        thread.start(start)
+        thread.robust_list = thread.clear_child_tid = 0
+        if is_kept:
+            thread.settle()
+            thread.set_registers(start.regs)
+            thread.vcpu.fs_base, thread.vcpu.gs_base = start.fs_base, start.gs_base
+            if not self.policy.detects:
+                thread.vcpu.set_msrs({IA32_DEBUGCTL: 0})
+        else:
+            thread.use(self.machine.take_processor())
+            thread.start(start)
 
     def current_thread(self) -> Thread | None:
         """The guest thread that the calling host thread runs."""
@@ -173,6 +186,12 @@ class Process:
         """An exit that a program under the monitor has no way to cause."""
         raise RuntimeError(f"the guest left with {exit} at {thread.vcpu.regs.rip:#x}")
 
+    def release_parent(self) -> None:
+        """The child of a vfork becomes another program or ends: its parent may go on."""
+        link, self.vfork_link = self.vfork_link, None
+        if link is not None:
+            link.finish(self.memory)
+
     # -- the end ----------------------------------------------------------------------------------
 
     def end(self, outcome: Outcome) -> int:
@@ -186,9 +205,17 @@ class Process:
             self.changed.notify_all()
         raise EndThread
 
+    def fail(self, error: BaseException) -> int:
+        """End the process because of a defect of the VMM; does not return."""
+        self.failure = self.failure or error
+        return self.end(Outcome(0, SIGKILL))
+
     def end_thread(self, thread: Thread, status: int) -> int:
         """exit: the thread ends, and the process with its last one; does not return."""
         with self.lock:
-            if all(other is thread or other.must_end for other in self.threads):
-                self.end(Outcome(status))
+            thread.has_exited = True
+            if thread is self.leader:
+                self._leader_status = status
+            if all(other.has_exited or other.must_end for other in self.threads):
+                self.end(Outcome(self._leader_status))
         raise EndThread

@@ -79,15 +79,13 @@ _FAULT = struct.Struct("<3i4xQ")  # signo, errno, code, addr
 
 # Calls that the kernel restarts under SA_RESTART.  All others either never wait, so that being
 # turned back means that they have not been made, or end with EINTR whatever the flag says.
-_RESTARTABLE = frozenset(
-    NUMBERS[name]
-    for name in (
-        "read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 open openat "
-        "openat2 creat ioctl fcntl flock wait4 waitid accept accept4 connect sendto sendmsg "
-        "sendmmsg recvfrom recvmsg recvmmsg sendfile splice tee vmsplice copy_file_range futex "
-        "getrandom mq_timedsend mq_timedreceive fsync fdatasync msync fallocate"
-    ).split()
+_RESTARTABLE_NAMES = (
+    "read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 open openat openat2 "
+    "creat ioctl fcntl flock wait4 waitid accept accept4 connect sendto sendmsg sendmmsg recvfrom "
+    "recvmsg recvmmsg sendfile splice tee vmsplice copy_file_range futex getrandom mq_timedsend "
+    "mq_timedreceive fsync fdatasync msync fallocate"
 )
+_RESTARTABLE = frozenset(NUMBERS[name] for name in _RESTARTABLE_NAMES.split())
 
 
 class Signals:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from trapline.arch.exception import Vector
 from trapline.kvm import Fpu, Regs, exits
 from trapline.process import layout
 from trapline.process.exceptions import GENERAL, handle_lost_page
 from trapline.process.machine import Processor, cpu_registers_start
+from trapline.process.monitor import FLUSH_POP
 from trapline.process.native import HostCalls
 from trapline.process.signal_entry import SignalBlock
 from trapline.process.signal_state import ThreadSignals
@@ -68,7 +70,9 @@ class Thread:
         self.name = ""
         self.in_guest = False
         self.must_end = False
-        self.needs_flush = False
+        self.has_exited = False  # the program's thread has
+        self.is_over = False  # nothing more is done on its behalf
+        self.needs_flush = True  # the processor may have run another thread before
         self.where = Where.FRAME
         self.call_number = -1  # of the system call being answered; -1 outside of one
         self.stack_pointer = 0  # somewhere in the thread's stack
@@ -125,13 +129,17 @@ class Thread:
 
     # -- running --------------------------------------------------------------------------------
 
+    def settle(self) -> None:
+        """The calling host thread is this one's."""
+        self.host_thread = threading.get_ident()
+        self.tid = threading.get_native_id()
+        _current.thread = self
+
     def start(self, start: Snapshot | Regs) -> None:
         """Bring the processor up through the monitor's start, ready to run the program; called on
         the host thread that will run it."""
         regs = start if isinstance(start, Regs) else start.regs
-        self.host_thread = threading.get_ident()
-        self.tid = threading.get_native_id()
-        _current.thread = self
+        self.settle()
         self.stack_pointer = regs.rsp
         self.processor.write_frame(regs.rip, regs.rflags, regs.rsp)
         cpu_registers_start(
@@ -222,15 +230,35 @@ class Thread:
 
     def _interrupted(self) -> None:
         """A kick: find out how the program's registers are held now."""
-        rip = self.vcpu.regs.rip
+        rip, monitor = self.vcpu.regs.rip, self.process.machine.monitor
         if rip < layout.MONITOR:
             self.where = Where.USER
-        elif rip in self.process.machine.monitor.returns:
+            events = self.vcpu.get_vcpu_events()
+            if events.exception_injected or events.exception_pending:
+                self._finish_exit()  # it belongs to the instruction that the program is at
+        elif rip in monitor.returns:
             # On the way back, nothing of the program has run: all is as it was handed over.
             if self._saved_rax is not None:
                 self.vcpu.regs.rax = self._saved_rax
+        elif monitor.vectors[Vector.NMI] <= rip < monitor.vectors[Vector.NMI + 1]:
+            self._leave_flush(rip)
         else:
             # On the way out: the exit that follows is what counts.
+            self._finish_exit()
+
+    def _leave_flush(self, rip: int) -> None:
+        """A kick in the middle of the flush by NMI: it is begun anew, some other way."""
+        view = self.vcpu.regs
+        is_saved = 0 < rip - self.process.machine.monitor.vectors[Vector.NMI] <= FLUSH_POP
+        rax, back, cs, rflags, rsp, _ = self.processor.read_flush_frame()
+        if is_saved:
+            view.rax = rax
+        self.needs_flush = True
+        if cs == layout.USER_CS:
+            self.processor.write_frame(back, rflags, rsp)
+            self.where = Where.FRAME
+        else:
+            view.rip, view.rflags, view.rsp = back, rflags, rsp
             self._finish_exit()
 
     def _finish_exit(self) -> None:

@@ -1,6 +1,6 @@
 """The system calls of a program: names only.  Importing it registers every handler."""
 
-from trapline.process.syscalls import execute, files, identity, memory, signals, vectors
+from trapline.process.syscalls import execute, files, identity, memory, signals, threads, vectors
 from trapline.process.syscalls.dispatch import arguments, handles, system_call
 from trapline.process.syscalls.table import NUMBERS
 
@@ -14,5 +14,6 @@ __all__ = [
     "memory",
     "signals",
     "system_call",
+    "threads",
     "vectors",
 ]
