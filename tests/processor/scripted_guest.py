@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from trapline.processor.guest import Leave, VmExit
+from trapline.processor.guest import NESTED_EPT, Leave, VmExit
 
 
 class ScriptedGuest:
@@ -15,10 +15,12 @@ class ScriptedGuest:
         self.mov_dr_exits = "dr" in self.wanted
         self.asked: list[tuple[Any, ...]] = []
         self.ept_pointer: int | None = None
+        self.nested_format = NESTED_EPT
         self.watches = 0
         self.vectoring_info = self.vectoring_error_code = 0
         self.tsc_offset = 0
         self.bus_lock_exits = "bus_lock" in self.wanted
+        self.bus_lock_threshold = "before bus_lock" in self.wanted
         self.control: dict[int, int] = {}
 
     def _ask(self, question: str, *details: Any) -> None:
@@ -79,6 +81,9 @@ class ScriptedGuest:
 
     def intercept_boundary(self, before_traps: bool) -> None:
         self._ask("boundary", before_traps)
+
+    def before_bus_lock(self) -> None:
+        self._ask("before bus_lock")
 
     def bus_lock_exit(self) -> None:
         self._ask("bus_lock")

@@ -37,6 +37,8 @@ def supported(model: Iterable[CpuidEntry]) -> list[CpuidEntry]:
     """KVM_GET_SUPPORTED_CPUID from the leaves of the processor's model."""
     entries = []
     for entry in model:
+        if entry.function == cpuid.NPT.function:
+            entry = CpuidEntry(entry.function)  # without SVM there is nothing to say of it
         for feature in _HIDDEN:
             entry = _with(entry, feature, False)
         for feature in _SHOWN:

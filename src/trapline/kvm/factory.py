@@ -27,10 +27,12 @@ def open_kvm(
 
         return HostKvm()
     if backend == "software":
+        from trapline.kvm.svm import SvmPlatform
         from trapline.kvm.system import SoftwareKvm
         from trapline.kvm.vmx import VmxPlatform
         from trapline.processor import model
 
         chosen = model(cpu)
-        return SoftwareKvm(lambda: VmxPlatform(chosen, engine=engine, observer=observer))
+        platform = SvmPlatform if chosen.is_amd else VmxPlatform
+        return SoftwareKvm(lambda: platform(chosen, engine=engine, observer=observer))
     raise ValueError(f"no such hypervisor: {backend!r}")

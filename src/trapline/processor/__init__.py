@@ -11,6 +11,8 @@ from trapline.processor.guest import VmExit
 from trapline.processor.jit import cache_root, compiler
 from trapline.processor.memory import HostBus, Ram
 from trapline.processor.state import State
+from trapline.processor.svm import SvmExit, Vmcb
+from trapline.processor.svm import enter as enter_svm
 from trapline.processor.vmx import Vmcs, VmFail, enter
 
 __all__ = [
@@ -27,14 +29,17 @@ __all__ = [
     "Outcome",
     "Ram",
     "State",
+    "SvmExit",
     "Undefined",
     "VmExit",
     "VmFail",
+    "Vmcb",
     "Vmcs",
     "cache_root",
     "compiler",
     "decode",
     "disassemble",
     "enter",
+    "enter_svm",
     "model",
 ]

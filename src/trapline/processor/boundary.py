@@ -17,7 +17,7 @@ from trapline.processor.fault import Fault
 from trapline.processor.guest import EXTERNAL_INTERRUPT, NMI
 from trapline.processor.memory import change_host
 from trapline.processor.notes import LockedAccess
-from trapline.processor.state import INDEX, OFFSET
+from trapline.processor.state import AFTER_BUS_LOCK, BEFORE_BUS_LOCK, INDEX, OFFSET
 
 if TYPE_CHECKING:
     from trapline.processor.core import Core
@@ -117,8 +117,13 @@ def before(core: Core) -> None:
 def choose_signals(core: Core) -> None:
     """Whether native code must come back for a bus lock, because somebody will be told of it."""
     q, guest = core.state.q, core.guest
-    loud = q[_DEBUGCTL] & DEBUGCTL_BLD and q[_CPL]
-    q[_SIGNALS] = 1 if loud or guest is not None and guest.bus_lock_exits else 0
+    signals = AFTER_BUS_LOCK if q[_DEBUGCTL] & DEBUGCTL_BLD and q[_CPL] else 0
+    if guest is not None:
+        if guest.bus_lock_exits:
+            signals = AFTER_BUS_LOCK
+        if guest.bus_lock_threshold:
+            signals |= BEFORE_BUS_LOCK
+    q[_SIGNALS] = signals
 
 
 def after(core: Core) -> None:

@@ -68,11 +68,17 @@ def classify(linear: int, size: int, write_back: bool) -> Cause | None:
 
 
 def before_access(core: Core, access: LockedAccess) -> None:
-    """What may stop a bus lock before any of it happens: #AC for split locks, at any CPL, and the
-    refusal of locked accesses to memory that is not write-back."""
+    """What may stop a bus lock before any of it happens: #AC for split locks, at any CPL, the
+    refusal of locked accesses to memory that is not write-back, and the hypervisor."""
+    if core.state.test_ctrl:
+        _refuse(core, access)
+    if core.guest is not None:
+        core.guest.before_bus_lock()
+
+
+def _refuse(core: Core, access: LockedAccess) -> None:
+    """What MSR_TEST_CTRL asks to refuse."""
     test_ctrl = core.state.test_ctrl
-    if not test_ctrl:
-        return
     if access.cause is Cause.SPLIT:
         # Whether it covers split locks to memory of other types is not stated; we say no.
         if not test_ctrl & TEST_CTRL_SPLIT_LOCK_AC:

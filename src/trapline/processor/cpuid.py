@@ -16,6 +16,7 @@ from trapline.processor.state import State
 
 INTEL, AMD = "GenuineIntel", "AuthenticAMD"
 _CACHE_LINE = 64
+_SVM_REVISION, _ASIDS = 1, 0x8000
 
 FEATURES: dict[str, Feature] = {
     name.lower(): one for name, one in vars(cpuid).items() if isinstance(one, Feature)
@@ -169,7 +170,8 @@ def _leaves(chosen: Model) -> list[CpuidEntry]:
         repeated = one.edx & 0x0183F3FF
         leaves.append(replace(extended, eax=chosen.signature, edx=extended.edx | repeated))
         leaves += _amd_caches()
-        leaves.append(_words(features, 0x8000000A, 0))
+        svm = _words(features, 0x8000000A, 0)
+        leaves.append(replace(svm, eax=_SVM_REVISION, ebx=_ASIDS) if svm.edx else svm)
     else:
         leaves.append(extended)
         leaves += _intel_caches()
@@ -222,6 +224,7 @@ def _amd_caches() -> list[CpuidEntry]:
 
 
 _AC_AND_DB = _BASE | _named("vmx bus_lock_detect core_capabilities")
+_SVM = _named("svm npt lbrv nrips flush_by_asid decode_assists vnmi")
 MODELS: dict[str, Model] = {
     one.name: one
     for one in (
@@ -232,9 +235,9 @@ MODELS: dict[str, Model] = {
               _BASE | _named("vmx"), has_split_lock_ac=True),
         Model("sapphire-rapids", INTEL, 0x806F8, "Trapline sapphire-rapids (#AC, bus lock #DB)",
               _AC_AND_DB, has_split_lock_ac=True),
-        Model("zen4", AMD, 0xA10F11, "Trapline zen4 (no bus lock detection)", _BASE),
+        Model("zen4", AMD, 0xA10F11, "Trapline zen4 (no bus lock detection)", _BASE | _SVM),
         Model("zen5", AMD, 0xB00F21, "Trapline zen5 (bus lock #DB)",
-              _BASE | _named("bus_lock_detect")),
+              _BASE | _SVM | _named("bus_lock_detect bus_lock_threshold")),
         Model("max", INTEL, 0xA06D1, "Trapline max",
               _AC_AND_DB | _named("uc_lock_disable la57 pcid invpcid umip pku fsgsbase"),
               has_split_lock_ac=True),

@@ -14,6 +14,10 @@ WATCH_MONITOR_TRAP: Final = 1
 WATCH_NMI_WINDOW: Final = 2
 WATCH_INTERRUPT_WINDOW: Final = 4
 
+# Whose format nested page tables have (Guest.nested_format).
+NESTED_EPT: Final = 0
+NESTED_NPT: Final = 1
+
 # Event types in the interruption-information format (SDM 3C, "VM-Exit Interruption Information");
 # the types SVM knows have the same numbers in EXITINTINFO.
 EXTERNAL_INTERRUPT: Final = 0
@@ -44,7 +48,7 @@ class VmExit:
     instruction_information: int = 0
 
 
-class Leave(Exception):  # noqa: N818 - a way out of the guest, not an error
+class Leave(Exception):  # a way out of the guest, not an error
     """Unwinds from an intercepted place in the core to `enter`; nobody else catches it."""
 
     def __init__(self, exit: VmExit) -> None:
@@ -61,7 +65,10 @@ class Guest(Protocol):
     """
 
     ept_pointer: int | None
-    """The EPT or nested page-table root in the EPTP's format, None without nested paging."""
+    """The root of the nested tables: the EPTP, or nCR3; None without nested paging."""
+
+    nested_format: int
+    """NESTED_*: what the entries of these tables look like."""
 
     watches: int
     """WATCH_* bits; not zero: the core stops at every boundary to ask `intercept_boundary`."""
@@ -86,6 +93,9 @@ class Guest(Protocol):
     bus_lock_exits: bool
     """Whether `bus_lock_exit` leaves, so that native code must come back for every bus lock."""
 
+    bus_lock_threshold: bool
+    """Whether `before_bus_lock` may leave, so that native code must come back before each."""
+
     def intercept_exception(
         self, vector: int, error_code: int | None, payload: int, kind: int, length: int
     ) -> None:
@@ -97,8 +107,8 @@ class Guest(Protocol):
         matters for these only.
         """
 
-    def intercept_triple_fault(self) -> NoReturn:
-        """A fault while #DF was being delivered."""
+    def intercept_triple_fault(self) -> None:
+        """A fault while #DF was being delivered; the processor shuts down."""
 
     def intercept(self, instruction: str, length: int, operand: int = 0) -> None:
         """An instruction whose exit says little but its name.
@@ -139,7 +149,7 @@ class Guest(Protocol):
     def write_cr0_part(self, source: int, is_clts: bool, length: int) -> int | None:
         """CLTS, and LMSW of `source`: the whole CR0 to be loaded, or None to change nothing."""
 
-    def intercept_task_switch(self, selector: int, source: int, length: int) -> NoReturn:
+    def intercept_task_switch(self, selector: int, source: int, length: int) -> None:
         """A task switch: source 0 CALL, 1 IRET, 2 JMP, 3 a task gate in the IDT."""
 
     def intercept_interrupt(self) -> None:
@@ -155,6 +165,9 @@ class Guest(Protocol):
         with True where the monitor trap flag stands (before debug traps), with False where the
         NMI and interrupt windows stand (after them).
         """
+
+    def before_bus_lock(self) -> None:
+        """The instruction is about to lock the bus; every other check has passed."""
 
     def bus_lock_exit(self) -> None:
         """The instruction just completed locked the bus.

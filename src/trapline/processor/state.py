@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 
 from trapline.processor.flags import CcKind, materialise
 
+# state.bus_lock_signals: when a bus lock must come back to Python.
+AFTER_BUS_LOCK, BEFORE_BUS_LOCK = 1, 2
+
 GPR_NAMES = (
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
@@ -53,7 +56,7 @@ _NAMES: list[str] = [
     "bus_lock_seen",  # SILENT or LOUD when native code has come back for one
     "bus_lock_rip", "bus_lock_next_rip", "bus_lock_linear",
     "bus_lock_size", "bus_lock_cause", "bus_lock_count",
-    "bus_lock_signals",  # 1: every bus lock must come back to Python
+    "bus_lock_signals",  # AFTER_BUS_LOCK, BEFORE_BUS_LOCK: every one must come back to Python
     "bus_lock_table",  # sites that only count: see jit.runtime
     "running",  # 1 while native code may touch guest memory
     # What native code must know to do system instructions by itself.

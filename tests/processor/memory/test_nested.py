@@ -20,6 +20,7 @@ from trapline.arch.paging import (
     MemoryType,
 )
 from trapline.processor.fault import Fault
+from trapline.processor.guest import NESTED_EPT
 from trapline.processor.memory import FETCH, READ, WRITE
 
 LINEAR = 0x40_0000_5000
@@ -35,6 +36,7 @@ class Left(Exception):
 class StubGuest:
     def __init__(self, pointer: int) -> None:
         self.ept_pointer: int | None = pointer
+        self.nested_format = NESTED_EPT
         self.tsc_offset = 0
 
     def ept_violation(

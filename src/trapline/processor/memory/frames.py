@@ -1,7 +1,8 @@
-"""Physical pages to host pages: directly through the bus, or through the EPT while a guest runs.
+"""Physical pages to host pages: directly through the bus, or nested while a guest runs.
 
-The nested walk (SDM 3C, "The Extended Page Table Mechanism") with its violations,
-misconfigurations, accessed and dirty flags.  Nothing here knows linear addresses.
+The walk of the EPT (SDM 3C, "The Extended Page Table Mechanism") with its violations,
+misconfigurations, accessed and dirty flags; AMD's is in `npt`.  Nothing here knows linear
+addresses.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from trapline.arch.paging import (
     EPT_LARGE,
     PTE_BASE,
 )
+from trapline.processor.guest import NESTED_NPT
 from trapline.processor.memory.host import QUADS, change
+from trapline.processor.memory.npt import nested_frame
 from trapline.processor.memory.page import READ, WRITE, Frame
 from trapline.processor.memory.types import UC
 
@@ -35,18 +38,21 @@ class Frames:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._pointer: int | None = None
+        self._is_npt = False
         self.known: dict[int, Frame] = {}
         self.walk_access = READ  # how the walk of the guest's own tables counts
 
-    def use(self, pointer: int | None) -> None:
-        """Translate through this EPT pointer from now on; None: physical addresses as they are.
+    def use(self, pointer: int | None, nested_format: int) -> None:
+        """Translate through these nested tables from now on; None: physical addresses as they are.
 
         Nothing is kept for the pointer before: its tables may be gone when it comes again.
         """
         if pointer != self._pointer:
             self._pointer = pointer
             self.known.clear()
-        has_flags = pointer is not None and pointer & _EPTP_ACCESSED_DIRTY
+        self._is_npt = nested_format == NESTED_NPT
+        # APM 2, "Nested versus Guest Page Faults": guest table walks are always user writes.
+        has_flags = pointer is not None and (self._is_npt or pointer & _EPTP_ACCESSED_DIRTY)
         self.walk_access = READ | WRITE if has_flags else READ
 
     def forget(self) -> None:
@@ -63,6 +69,8 @@ class Frames:
             bus, page = self._core.bus, physical & PTE_BASE
             memory_type = self._core.msrs.mtrrs.type_of(page)
             frame = Frame(bus.host(page) or 0, page, _EVERYTHING, memory_type, False)
+        elif self._is_npt:
+            frame = nested_frame(self._core, self._pointer, physical, access, linear, is_walk)
         else:
             frame = self._nested(self._pointer, physical, access, linear, is_walk)
         if len(self.known) >= _MOST_FRAMES:

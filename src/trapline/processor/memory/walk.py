@@ -33,6 +33,7 @@ from trapline.arch.registers import (
     EFER_NXE,
 )
 from trapline.processor.fault import Fault
+from trapline.processor.guest import NESTED_EPT
 from trapline.processor.memory.frames import Frames
 from trapline.processor.memory.host import DOUBLES, QUADS, compare_exchange
 from trapline.processor.memory.page import FETCH, READ, SUPERVISOR_AC, USER, WRITE, Frame, Page
@@ -86,7 +87,7 @@ class Walker:
         if key == self._key:
             return False
         self._key = key
-        self.frames.use(pointer)
+        self.frames.use(pointer, guest.nested_format if guest is not None else NESTED_EPT)
         self._pat = tuple(state.pat >> 8 * i & 7 for i in range(8))
         self._uncached = bool(cr0 & CR0_CD)
         self._wp, self._smep = bool(cr0 & CR0_WP), bool(cr4 & CR4_SMEP)

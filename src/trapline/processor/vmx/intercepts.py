@@ -17,6 +17,7 @@ from trapline.arch.vmcs import Field
 from trapline.arch.vmx import ExitReason
 from trapline.processor.guest import (
     HARDWARE_EXCEPTION,
+    NESTED_EPT,
     NMI,
     WATCH_INTERRUPT_WINDOW,
     WATCH_MONITOR_TRAP,
@@ -88,7 +89,8 @@ class VmxGuest:
         self.vectoring_info = 0
         self.vectoring_error_code = self.vectoring_length = 0
         self.tsc_offset = 0
-        self.bus_lock_exits = False
+        self.bus_lock_exits = self.bus_lock_threshold = False
+        self.nested_format = NESTED_EPT
         self.mtf_armed = False
         """An instruction has been started since the entry, so the next boundary is its end."""
 
@@ -309,6 +311,9 @@ class VmxGuest:
         self._leave(ExitReason.TASK_SWITCH, selector | source << 30, length)
 
     # -- bus locks and EPT -------------------------------------------------------------------------
+
+    def before_bus_lock(self) -> None:
+        """VMX looks only afterwards."""
 
     def bus_lock_exit(self) -> None:
         if self.bus_lock_exits:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trapline.processor.jit import layout
 from trapline.processor.jit.runtime.slot import slot
-from trapline.processor.state import BOUNCE_OFFSET
+from trapline.processor.state import BEFORE_BUS_LOCK, BOUNCE_OFFSET
 
 
 def _copy(name: str, to_pages: bool) -> str:
@@ -77,11 +77,15 @@ _borrow = f"""
   %bounce = getelementptr i8, ptr %s, i64 {BOUNCE_OFFSET}
   ret ptr %bounce
 """
-# Split-lock #AC (MSR_TEST_CTRL bit 29) comes before the access: the reference engine raises.
+# Split-lock #AC (MSR_TEST_CTRL bit 29) and SVM's bus lock threshold come before the access: the
+# reference engine raises and asks.
 _lock = f"""
 {slot("test_ctrl", "test", "i64")}
   %sld = and i64 %test, {1 << 29}
-  %refuse = icmp ne i64 %sld, 0
+{slot("bus_lock_signals", "signals", "i64")}
+  %asked = and i64 %signals, {BEFORE_BUS_LOCK}
+  %before = or i64 %sld, %asked
+  %refuse = icmp ne i64 %before, 0
   br i1 %refuse, label %interpret, label %own
 interpret:
 {slot("exit_reason", "ireason")}{slot("exit_record", "irecord")}

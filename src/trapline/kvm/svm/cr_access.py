@@ -1,0 +1,54 @@
+"""Control registers: what the guest may not change or see by itself (cr_interception)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from trapline.arch.exception import Vector
+from trapline.arch.registers import CR8_TPR, GPR_NAMES
+from trapline.arch.svm import ExitCode
+from trapline.kvm import exits
+from trapline.kvm.svm.instruction import needs_emulation
+from trapline.kvm.svm.skip import skip
+from trapline.processor import SvmExit
+
+if TYPE_CHECKING:
+    from trapline.kvm.backend import Answer
+    from trapline.kvm.svm.backend import SvmBackend
+    from trapline.kvm.vcpu import SoftwareVcpu
+
+_MOV_CR: Final = 1 << 63
+
+
+def handle_cr_access(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:
+    """Only MOV CR comes with its operand; LMSW, SMSW and CLTS are the emulator's."""
+    if not exit.info_1 & _MOV_CR:
+        return needs_emulation(exit)
+    state, gpr = backend.core.state, GPR_NAMES[exit.info_1 & 15]
+    match exit.code:
+        case ExitCode.READ_CR0:
+            setattr(state, gpr, backend.get_cr0())
+            return skip(vcpu, backend, exit)
+        case ExitCode.WRITE_CR8:
+            return _write_cr8(vcpu, backend, exit, getattr(state, gpr))
+        case ExitCode.WRITE_CR4:
+            done = vcpu.control.write_cr4(getattr(state, gpr))
+        case _:
+            done = vcpu.control.write_cr0(getattr(state, gpr))
+    if not done:
+        vcpu.events.queue(Vector.GP, 0)
+        return None
+    return skip(vcpu, backend, exit)
+
+
+def _write_cr8(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit, word: int) -> Answer:
+    """Lowering the task priority may let an interrupt in: the VMM's controller must know."""
+    state = backend.core.state
+    if word & ~CR8_TPR:
+        vcpu.events.queue(Vector.GP, 0)
+        return None
+    before, state.cr8 = state.cr8, word
+    answer = skip(vcpu, backend, exit)
+    if answer is None and before > word:
+        return exits.SetTpr()
+    return answer
