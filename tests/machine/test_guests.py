@@ -1,0 +1,238 @@
+"""Guests on the board: what they print, how they end, and what their devices do for them."""
+
+from __future__ import annotations
+
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.machine import guests
+from tests.machine.guests import END, FOREVER, HLT, MIB, ORIGIN, STATUS, out, run, say
+from trapline.kvm import exits
+from trapline.machine import How
+from trapline.processor import BusLock, Cause, Outcome
+
+
+class Seen:
+    """An observer that keeps the single bus locks it is told of."""
+
+    def __init__(self) -> None:
+        self.locks: list[tuple[BusLock, Outcome]] = []
+
+    def bus_lock(self, lock: BusLock, outcome: Outcome) -> None:
+        self.locks.append((lock, outcome))
+
+    def bus_lock_total(self, *total: object) -> None:
+        """Only repetitions come here."""
+
+
+@pytest.mark.parametrize("engine", ["jit", "interp"])
+def test_real_mode_code_prints_and_exits(engine: str) -> None:
+    done = run(say(b"hello\n") + say(b"debug\n", 0xE9) + END, engine=engine)
+    assert done.output == b"hello\ndebug\n"
+    assert (done.ending.how, done.ending.status) == (How.DEBUG_EXIT, STATUS)
+
+
+def test_the_debug_exit_shifts_and_cuts_what_is_written() -> None:
+    """QEMU's isa-debug-exit: exit((value << 1) | 1), of which a status keeps eight bits."""
+    assert run(bytes.fromhex("b8 81 03 e7 f4")).ending.status == 0x03  # mov ax, 381h; out 0f4h, ax
+
+
+def test_a_flat_image_can_lie_elsewhere() -> None:
+    assert run(b"\x0e\x58" + b"\xe6\xf4", address=0x20010).ending.status == 1  # push cs; pop ax
+    near = b"\xe8\x00\x00\x58\xe6\xf4"  # call next; pop ax; out 0f4h, al
+    assert run(near, address=0x20010).ending.status == (0x13 << 1) | 1
+
+
+def timer_guest(wait: bytes) -> bytes:
+    """Lets the PIT interrupt 1000 times a second, and ends at the fiftieth."""
+    head = (
+        b"\xc7\x06\x20\x00%s"  # mov word [20h], handler
+        b"\xc7\x06\x22\x00\x00\x00"
+        + bytes.fromhex("b0 34 e6 43 b0 a9 e6 40 b0 04 e6 40 fb")  # mode 2, 1193 clocks; sti
+    )
+    loop = wait + bytes.fromhex("80 3e 00 05 32 72 f8")  # cmp byte [500h], 50; jb
+    handler = bytes.fromhex("fe 06 00 05 b0 20 e6 20 cf")  # inc byte [500h]; EOI; iret
+    start = ORIGIN + len(head) + len(loop) + len(END)
+    return head % struct.pack("<H", start) + loop + END + handler
+
+
+@pytest.mark.parametrize("wait", [HLT, b"\x90"], ids=["halted", "running"])
+def test_timer_interrupts_come_at_their_rate(wait: bytes) -> None:
+    started = time.monotonic()
+    done = run(timer_guest(wait))
+    assert done.ending.status == STATUS
+    assert 0.05 <= time.monotonic() - started < 5
+
+
+def test_the_clock_interrupts_through_the_second_controller() -> None:
+    """IRQ 8, vector 70h, at the 1024 Hz that the clock starts with."""
+    head = (
+        b"\xc7\x06\xc0\x01%s\xc7\x06\xc2\x01\x00\x00"
+        + out(0x21, 0xFB) + out(0xA1, 0xFE) + out(0x70, 0x0B) + out(0x71, 0x42) + b"\xfb"
+    )  # fmt: skip
+    loop = HLT + bytes.fromhex("80 3e 00 05 03 72 f8")
+    handler = b"\xfe\x06\x00\x05" + out(0x70, 0x0C) + bytes.fromhex("e4 71 b0 20 e6 a0 e6 20 cf")
+    start = ORIGIN + len(head) + len(loop) + len(END)
+    done = run(head % struct.pack("<H", start) + loop + END + handler)
+    assert done.ending.status == STATUS
+
+
+def test_an_interrupt_line_can_be_raised_by_the_test_device() -> None:
+    """pc-testdev's port 2000h + line; line 5 is vector 0Dh here."""
+    head = b"\xc7\x06\x34\x00%s\xc7\x06\x36\x00\x00\x00" + out(0x21, 0xDF) + b"\xfb"
+    head += out(0x2005, 1)
+    handler = say(b"!") + END
+    done = run(head % struct.pack("<H", ORIGIN + len(head) + len(FOREVER)) + FOREVER + handler)
+    assert (done.output, done.ending.status) == (b"!", STATUS)
+
+
+def test_guests_without_handlers_may_let_the_timer_in() -> None:
+    """Vector 8 leads to a stub that acknowledges and returns."""
+    wait_for_one = b"\xfb" + HLT + HLT  # two ticks at 18.2 Hz
+    assert run(wait_for_one + END).ending.status == STATUS
+
+
+@pytest.mark.parametrize(
+    ("code", "how", "sentence"),
+    [
+        (b"\xfa" + HLT, How.HALTED, "halted with interrupts off"),
+        (out(0x21, 0xFF) + b"\xfb" + HLT, How.HALTED, "halted, and nothing can wake it"),
+        (b"\xcd\x13", How.HALTED,
+         "came to interrupt vector 0x13 from 0000:7c02; there is no BIOS behind it"),
+        (b"\x0f\x0b", How.HALTED,
+         "came to interrupt vector 0x6 from 0000:7c00; there is no BIOS behind it"),
+        (b"\x0f\x01\x1e\x07\x7c\xcc\x90\x00\x00\x00\x00\x00\x00", How.TRIPLE_FAULT,
+         "shut down after a triple fault"),  # lidt of an empty table; int3
+        (b"\xbf\x00\x10\xba\xf8\x03\x6c", How.STUCK,
+         "came to an instruction that the hypervisor cannot do in its place"),  # insb
+        (out(0xCF9, 6), How.RESET, "asked for a reset"),
+        (out(0x64, 0xFE), How.RESET, "asked for a reset"),
+        (out(0x92, 1), How.RESET, "asked for a reset"),
+        (b"\xb8\x00\x20" + guests.wide_port(0x604) + b"\xef", How.POWER_OFF,
+         "switched the machine off"),
+    ],
+)  # fmt: skip
+def test_every_end_is_told_apart(code: bytes, how: How, sentence: str) -> None:
+    ending = run(code + FOREVER, timeout=5).ending
+    assert (ending.how, ending.sentence, ending.status) == (how, sentence, how.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (b"\xb8\x00\x00\x00\x80\xff\xe0", "jumped to 0x80000000, where there is no memory"),
+        (b"\xa3\x20\x00\xe0\xfe",
+         "touched 0xfee00020, where there is neither memory nor a device"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_named(code: bytes, sentence: str) -> None:
+    done = run(guests.multiboot(code + FOREVER))
+    assert (done.ending.how, done.ending.sentence) == (How.STUCK, sentence)
+
+
+@pytest.mark.parametrize("engine", ["jit", "interp"])
+@pytest.mark.parametrize(
+    "code", [b"\xfa" + FOREVER, b"\xfb" + FOREVER, say(b"x") + b"\xeb\xf8"],
+    ids=["interrupts off", "interrupts on", "printing"],
+)  # fmt: skip
+def test_the_timeout_ends_a_guest_that_does_not(engine: str, code: bytes) -> None:
+    started = time.monotonic()
+    done = run(code, timeout=0.2, engine=engine)
+    assert (done.ending.how, done.ending.status) == (How.TIMEOUT, 124)
+    assert 0.2 <= time.monotonic() - started < 5
+
+
+def test_a_halted_guest_is_ended_by_the_timeout() -> None:
+    done = run(b"\xfb" + HLT + b"\xeb\xfd", timeout=0.2)
+    assert done.ending.how is How.TIMEOUT
+    assert done.ending.last_exit == exits.Hlt()
+
+
+def test_a_multiboot_image_starts_in_protected_mode_with_its_boot_information() -> None:
+    """EAX the magic number, EBX the information: flags, memory sizes, command line, map."""
+    store = b"\xa3\x00\x00\x20\x00" + b"\x89\x1d\x04\x00\x20\x00"  # mov [200000h], eax; .. ebx
+    done = run(guests.multiboot(store + END), "guest --option", memory=64 * MIB)
+    magic, at = struct.unpack("<II", done.board.memory.read(0x200000, 8))
+    read = done.board.memory.read
+    fields = struct.unpack("<22I", read(at, 88))
+    assert magic == 0x2BADB002
+    assert fields[0] & 0x45 == 0x45
+    assert fields[1:3] == (640, 63 * 1024)
+    assert read(fields[4], 15) == b"guest --option\0"
+    entries = list(struct.iter_unpack("<IQQI", read(fields[12], fields[11])))
+    assert entries[0] == (20, 0, 640 << 10, 1)
+    assert (20, MIB, 63 * MIB, 1) in entries
+    assert done.ending.status == STATUS
+
+
+def test_boot_information_makes_room_for_the_image() -> None:
+    store = b"\x89\x1d\x00\x00\x20\x00"  # mov [200000h], ebx
+    done = run(guests.multiboot(store + END, at=0x9000))
+    (at,) = struct.unpack("<I", done.board.memory.read(0x200000, 4))
+    assert at == 0xA000
+    assert done.ending.status == STATUS
+
+
+def test_an_elf64_image_starts_in_64_bit_mode() -> None:
+    code = b"\x48\xb8" + struct.pack("<Q", 1 << 40) + b"\x48\xc1\xe8\x26"  # mov rax; shr rax, 38
+    done = run(guests.elf64(code + b"\xe6\xf4"))
+    assert done.ending.status == 9
+
+
+def test_memory_beyond_3_gib_lies_above_4_gib() -> None:
+    done = run(END, memory=3 * 1024 * MIB + 2 * MIB)
+    assert done.board.memory.has((4 << 30) + 2 * MIB - 1, 1)
+    assert not done.board.memory.has((4 << 30) + 2 * MIB, 1)
+    assert not done.board.memory.has(3 << 30, 1)
+
+
+@pytest.mark.parametrize("engine", ["jit", "interp"])
+@pytest.mark.parametrize("kind", [0, 1], ids=["elf32", "elf64"])
+def test_a_split_lock_at_cpl_3_raises_db_in_a_guest_that_went_to_64_bit_mode(
+    tmp_path: Path, engine: str, kind: int
+) -> None:
+    """SDM 3B, "Bus-Lock Debug Exception": DR6 bit 11 cleared, RIP behind the instruction."""
+    image = guests.build_long_mode(tmp_path)[kind].read_bytes()
+    seen = Seen()
+    done = run(image, "one two", engine=engine, observer=seen)
+    assert done.output.decode().splitlines() == [
+        "one two",
+        f"{16 * MIB:08x}",  # where the memory map ends
+        "00000001",  # CPUID's BUS_LOCK_DETECT
+        "ffff07f0",  # DR6
+        "00000000",  # RIP, from the instruction after the culprit
+        "0000002a",  # both updates were done
+    ]
+    assert done.ending.status == (0x15 << 1) | 1
+    assert [(lock.cause, lock.cpl, outcome) for lock, outcome in seen.locks] == [
+        (Cause.SPLIT, 0, Outcome.NONE),
+        (Cause.SPLIT, 3, Outcome.DB),
+    ]
+
+
+def test_bus_locks_leave_the_guest_where_that_is_asked_for(tmp_path: Path) -> None:
+    """KVM_CAP_X86_BUS_LOCK_EXIT: an exit for each, at any CPL; the guest still gets its #DB."""
+    image = guests.build_long_mode(tmp_path)[0].read_bytes()
+    done = run(image, bus_lock_exits=True)
+    assert done.runner.bus_lock_exits == 2
+    assert done.ending.status == (0x15 << 1) | 1
+    assert run(image).runner.bus_lock_exits == 0
+
+
+def test_a_processor_without_the_feature_refuses_the_bit(tmp_path: Path) -> None:
+    """WRMSR of DEBUGCTL.BLD raises #GP, for which this guest has no handler."""
+    image = guests.build_long_mode(tmp_path)[0].read_bytes()
+    done = run(image, cpu="legacy")
+    assert done.output.splitlines()[-1] == b"00000000"
+    assert done.ending.how is How.TRIPLE_FAULT
+
+
+def test_32_bit_c_code_boots(tmp_path: Path) -> None:
+    flags = ("-m32", "-O2", "-fno-stack-protector")
+    image = guests.build(tmp_path, "protected_mode.c", *flags, link=("-m", "elf_i386"))
+    done = run(image.read_bytes(), "guest a=b", memory=32 * MIB)
+    assert done.output == b"guest a=b\n31744 KiB\n"
+    assert done.ending.status == STATUS
