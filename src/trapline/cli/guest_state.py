@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trapline.arch.registers import EFER_LMA
-from trapline.kvm import Sregs, Vcpu
-from trapline.kvm.exits import Exit
+from trapline.kvm import Sregs, Vcpu, exits
 from trapline.machine import Board
 from trapline.processor import disassemble
 
@@ -20,12 +19,12 @@ _SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldt")
 _LONGEST = 15
 
 
-def describe(board: Board, last_exit: Exit | None) -> str:
+def describe(board: Board, last_exit: exits.Exit | None) -> str:
     """Several lines, each with its end."""
     return "".join(f"  {line}\n" for line in _lines(board, last_exit))
 
 
-def _lines(board: Board, last_exit: Exit | None) -> Iterator[str]:
+def _lines(board: Board, last_exit: exits.Exit | None) -> Iterator[str]:
     vcpu = board.vcpu
     regs, sregs, debug = vcpu.get_regs(), vcpu.get_sregs(), vcpu.get_debugregs()
     yield f"rip {regs.rip:016x}  {_instruction(board, sregs, regs.rip)}"

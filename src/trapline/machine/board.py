@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 
 from trapline.kvm import Kvm, abi
-from trapline.kvm.abi import Capability
 from trapline.machine import devices, layout, starting
 from trapline.machine.boot import load
 from trapline.machine.bus import PortBus
@@ -39,7 +38,7 @@ class Board:
         self.vm = kvm.create_vm()
         self.memory.attach(self.vm)
         if bus_lock_exits:
-            self.vm.enable_cap(Capability.X86_BUS_LOCK_EXIT, abi.BUS_LOCK_DETECTION_EXIT)
+            self.vm.enable_cap(abi.Capability.X86_BUS_LOCK_EXIT, abi.BUS_LOCK_DETECTION_EXIT)
         self.vcpu = self.vm.create_vcpu(0)
 
     def load(self, image: bytes, command_line: str = "", address: int | None = None) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from trapline.kvm.exits import Io
+from trapline.kvm import exits
 
 PORTS = 1 << 16
 
@@ -50,7 +50,7 @@ class PortBus:
             for i in range(size):
                 self.write(port + i & PORTS - 1, 1, value >> 8 * i & 0xFF)
 
-    def serve(self, access: Io) -> None:
+    def serve(self, access: exits.Io) -> None:
         """Do an exit's IN or OUT, each of its `count` items."""
         size, data = access.size, access.data
         for start in range(0, access.count * size, size):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from trapline.kvm.exits import Exit
+from trapline.kvm import exits
 
 
 class How(Enum):
@@ -36,9 +36,9 @@ class Ending:
     how: How
     sentence: str
     status: int
-    last_exit: Exit | None = None
+    last_exit: exits.Exit | None = None
 
 
-def ended(how: How, sentence: str, last_exit: Exit | None = None) -> Ending:
+def ended(how: How, sentence: str, last_exit: exits.Exit | None = None) -> Ending:
     """An ending with its usual status."""
     return Ending(how, sentence, how.value, last_exit)

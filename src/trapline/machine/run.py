@@ -9,7 +9,6 @@ import threading
 
 from trapline.arch.vmx import ExitReason
 from trapline.kvm import abi, exits
-from trapline.kvm.exits import Exit
 from trapline.machine.board import Board
 from trapline.machine.boot import service_call
 from trapline.machine.ending import Ending, How, ended
@@ -26,7 +25,7 @@ class Runner:
         self._vcpu = board.vcpu
         self.bus_lock_exits = 0
         """Bus locks that left the guest (KVM_CAP_X86_BUS_LOCK_EXIT)."""
-        self.last_exit: Exit | None = None
+        self.last_exit: exits.Exit | None = None
         self._changed = threading.Condition()
         self._alarm: int | None = None  # when the vCPU wants to be kicked
         self._stopping = False
@@ -117,7 +116,7 @@ class Runner:
                 self._alarm = deadline
                 self._changed.notify_all()
 
-    def _answer(self, exit: Exit) -> Ending | None:
+    def _answer(self, exit: exits.Exit) -> Ending | None:
         match exit:
             case exits.Interrupted() | exits.IrqWindowOpen() | exits.X86BusLock():
                 return None
@@ -163,7 +162,7 @@ class Runner:
         ip, cs = frame[:2][::-1].hex(), frame[2:][::-1].hex()
         return f"came to interrupt vector {vector:#x} from {cs}:{ip}; there is no BIOS behind it"
 
-    def _explain(self, exit: Exit) -> str:
+    def _explain(self, exit: exits.Exit) -> str:
         """What the guest did that the hypervisor could not go on with."""
         board, vcpu = self._board, self._vcpu
         sregs, rip = vcpu.get_sregs(), vcpu.regs.rip
