@@ -7,6 +7,7 @@ lazily (see `flags`), everything else in `system_flags`.
 
 from __future__ import annotations
 
+import builtins
 import ctypes
 import mmap
 from typing import TYPE_CHECKING
@@ -85,30 +86,28 @@ SAVED_HOST_OFFSET = BOUNCE_OFFSET + 64  # host MXCSR and x87 control word while 
 STATE_SIZE = (SAVED_HOST_OFFSET + 64 + 4095) & ~4095
 
 
-class Slot:
-    """Descriptor: one 64-bit slot as an attribute."""
+class _Slots(ctypes.Structure):
+    """Each slot as an attribute, which is several times faster than a descriptor in Python would
+    be.  Of a word that is too wide only the low 64 bits are kept."""
 
-    __slots__ = ("index",)
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-
-    def __get__(self, state: State, owner: type | None = None) -> int:
-        return state.q[self.index]
-
-    def __set__(self, state: State, word: int) -> None:
-        state.q[self.index] = word
+    _fields_ = [(name, ctypes.c_uint64) for name in _NAMES]
 
 
-class State:
+class State(_Slots):
     """One logical processor's registers.  `q` is all of it as 64-bit words."""
 
-    def __init__(self) -> None:
-        self._block = mmap.mmap(-1, STATE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.bytes = memoryview(self._block)
-        self.q = self.bytes.cast("Q")
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._block))
-        self.q[INDEX["system_flags"]] = 2
+    bytes: memoryview[int]
+    q: memoryview[int]
+    address: int
+
+    def __new__(cls) -> State:
+        block = mmap.mmap(-1, STATE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        state = cls.from_buffer(block)
+        state.bytes = memoryview(block)
+        state.q = state.bytes.cast("Q")
+        state.address = ctypes.addressof(state)
+        state.q[_SYSTEM_FLAGS] = 2
+        return state
 
     # -- flags ---------------------------------------------------------------------------------
 
@@ -159,9 +158,9 @@ class State:
         self.q[i] = word & 0xFFFFFFFFFFFFFFFF
         self.q[i + 1] = word >> 64 & 0xFFFF
 
-    def snapshot(self) -> bytes:
+    def snapshot(self) -> builtins.bytes:
         """The whole block, for comparisons."""
-        return bytes(self.bytes)
+        return self.bytes.tobytes()
 
     if TYPE_CHECKING:
 
@@ -169,9 +168,6 @@ class State:
 
         def __setattr__(self, name: str, word: object) -> None: ...
 
-
-for _name, _index in INDEX.items():
-    setattr(State, _name, Slot(_index))
 
 _CC_KIND, _CC_DST, _CC_SRC = INDEX["cc_kind"], INDEX["cc_dst"], INDEX["cc_src"]
 _SYSTEM_FLAGS = INDEX["system_flags"]
