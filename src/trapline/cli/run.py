@@ -36,7 +36,7 @@ exit status: (value << 1) | 1 of the guest's write to 0xF4; 0 power off, 4 reset
 """
 _SIZE = re.compile(r"(\d+)([kKmMgG]?)")
 _UNITS = {"": 20, "k": 10, "m": 20, "g": 30}
-_LARGEST_IMAGE = 1 << 30
+_LARGEST_IMAGE = 1 << 27
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +132,7 @@ def read_image(path: str) -> bytes:
     except OSError as error:
         raise Failure(f"cannot read {path}: {reason(error)}") from None
     if len(image) > _LARGEST_IMAGE:
-        raise Failure(f"{path} is larger than any image can be (1 GiB)")
+        raise Failure(f"{path} is larger than any image can be (128 MiB)")
     return image
 
 
