@@ -25,7 +25,7 @@ _REASON, _RECORD = INDEX["exit_reason"], INDEX["exit_record"]
 _RIP, _EXIT_RIP, _NEXT = INDEX["rip"], INDEX["exit_rip"], INDEX["next_record"]
 _CPL, _JUMP_CACHE, _TLB = INDEX["cpl"], INDEX["jump_cache"], INDEX["tlb"]
 _MXCSR, _FCW, _EFER = INDEX["mxcsr"], INDEX["fcw"], INDEX["efer"]
-_CR0, _CR4 = INDEX["cr0"], INDEX["cr4"]
+_CR0, _CR4, _ATTENTION = INDEX["cr0"], INDEX["cr4"], INDEX["attention"]
 _CS_ATTRIBUTES, _SS_ATTRIBUTES = INDEX["cs_attributes"], INDEX["ss_attributes"]
 _FETCH, _READ, _WRITE = 4, 1, 2
 _QUAD = ctypes.c_uint64
@@ -146,7 +146,9 @@ class Engine:
         native = processor.is_native_mode
         key = (where.host, rip, mode_key(mode, native))
         block = self.code.blocks.get(key)
-        if block is None and where.host:
+        if not where.host:  # code in a device: not to be kept, and nothing after it to be touched
+            return self.code.translate(b"", rip, (0,), mode, True)
+        if block is None:
             block = self._translate(rip, linear, where.host, mode, native)
         if block is None:
             return self._uncached(rip, mode)
@@ -218,9 +220,13 @@ class Engine:
             reason = q[_REASON]
             if reason == layout.Exit.LOOKUP:
                 q[_RIP] = q[_EXIT_RIP]
+                if q[_ATTENTION]:  # native code does not look on its way forward
+                    return
                 record = self.find(q[_RIP]).record
             elif reason == layout.Exit.LINK:
                 q[_RIP] = q[_EXIT_RIP]
+                if q[_ATTENTION]:
+                    return
                 link = q[_NEXT]
                 record = self.find(q[_RIP]).record
                 # The old records are still there, but must not lead to new ones.
@@ -336,6 +342,9 @@ class Engine:
         if access == layout.Access.WRITE:
             kind = _WRITE
         linear = state.exit_linear
+        last = linear + state.exit_size - 1
+        if linear >> 47 != last >> 47 or last >> 32 and self.processor.code_mode[0] != 64:
+            return False  # beyond the segment's end, which comes before any page
         try:
             if not self.memory.fill(linear, kind):
                 return False
