@@ -231,8 +231,10 @@ class SvmBackend:
         """svm_get_segment()."""
         read, register = self.vmcb.read, _SEGMENTS[name]
         rights = layout.rights_of_attributes(read(f"{register}_attributes"))
-        parts = (read(f"{register}_{part}") for part in ("selector", "base", "limit"))
-        segment = Segment.from_attributes(*parts, rights)
+        selector, base, limit = (
+            read(f"{register}_{part}") for part in ("selector", "base", "limit")
+        )
+        segment = Segment.from_attributes(selector, base, limit, rights)
         segment.unusable = int(not segment.present)
         if name == "ss":
             segment.dpl = self.core.state.cpl
