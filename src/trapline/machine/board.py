@@ -15,6 +15,13 @@ from trapline.machine.bus import PortBus
 from trapline.machine.ending import Ending, How, ended
 from trapline.machine.memory import Memory
 
+_TIMED = (
+    layout.PIT, layout.PIT + 3, layout.SPEAKER, layout.CMOS, layout.CMOS + 1,
+    layout.PIC_MASTER, layout.PIC_MASTER + 1, layout.PIC_SLAVE, layout.PIC_SLAVE + 1,
+)  # fmt: skip
+TIMED_PORTS = frozenset(port - i for port in _TIMED for i in range(4))
+"""Where an access, four bytes wide at most, may show or change when the next interrupt comes."""
+
 
 class Board:
     """`send` is given what the guest prints; `bus_lock_exits` has each bus lock leave the guest."""

@@ -5,11 +5,12 @@ The vCPU has a thread of its own; the caller's keeps the time and hears Ctrl-C.
 
 from __future__ import annotations
 
+import math
 import threading
 
 from trapline.arch.vmx import ExitReason
 from trapline.kvm import abi, exits
-from trapline.machine.board import Board
+from trapline.machine.board import TIMED_PORTS, Board
 from trapline.machine.boot import service_call
 from trapline.machine.ending import Ending, How, ended
 
@@ -28,6 +29,7 @@ class Runner:
         self.last_exit: exits.Exit | None = None
         self._changed = threading.Condition()
         self._alarm: int | None = None  # when the vCPU wants to be kicked
+        self._next: float = 0  # the same, for the vCPU itself
         self._stopping = False
         self._ending: Ending | None = None
         self._error: BaseException | None = None
@@ -88,18 +90,19 @@ class Runner:
             self._changed.notify_all()
 
     def _run_vcpu(self) -> Ending | None:
-        board, vcpu, answer = self._board, self._vcpu, self._answer
-        self._set_alarm()
+        board, vcpu, answer, clock = self._board, self._vcpu, self._answer, self._board.clock
+        self._look_at_time()
         while not self._stopping:
             self._inject()
             exit = vcpu.run()
             if vcpu.flags & abi.RUN_X86_BUS_LOCK:
                 self.bus_lock_exits += 1
             ending = answer(exit)
+            ending = ending or board.ending
             if ending is not None:
                 return ending
-            board.tick()
-            self._set_alarm()
+            if clock() >= self._next:
+                self._look_at_time()
         return None
 
     def _inject(self) -> None:
@@ -109,8 +112,11 @@ class Runner:
             vcpu.interrupt(pics.acknowledge())
         vcpu.request_interrupt_window = pics.has_interrupt
 
-    def _set_alarm(self) -> None:
+    def _look_at_time(self) -> None:
+        """Have the devices notice the time, and the clock know when they want to do so again."""
+        self._board.tick()
         deadline = self._board.deadline()
+        self._next = math.inf if deadline is None else deadline
         if deadline != self._alarm:
             with self._changed:
                 self._alarm = deadline
@@ -123,7 +129,9 @@ class Runner:
             case exits.Io():
                 self.last_exit = exit
                 self._board.ports.serve(exit)
-                return self._board.ending
+                if exit.port in TIMED_PORTS:
+                    self._look_at_time()
+                return None
             case exits.Hlt():
                 self.last_exit = exit
                 return self._halt()

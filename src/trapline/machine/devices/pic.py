@@ -5,6 +5,8 @@ Intel, "8259A Programmable Interrupt Controller".  Who takes the vectors is not 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 _COMMAND, _DATA = 0, 1
 _CASCADE = 2
 _ICW1, _OCW3 = 0x10, 0x08
@@ -14,10 +16,11 @@ _SPURIOUS = 7
 
 
 class Pic:
-    """One controller of eight lines."""
+    """One controller of eight lines; `changed` hears of all that may change what it asks for."""
 
-    def __init__(self, is_master: bool) -> None:
+    def __init__(self, is_master: bool, changed: Callable[[], None]) -> None:
         self._is_master = is_master
+        self._changed = changed
         self.level_lines = 0  # ELCR
         self._lines = 0
         self.start(0)
@@ -35,6 +38,7 @@ class Pic:
 
     def set_line(self, line: int, is_high: bool) -> None:
         bit = 1 << line
+        self._changed()
         if is_high:
             if self.level_lines & bit or not self._lines & bit:
                 self.requested |= bit
@@ -67,6 +71,7 @@ class Pic:
 
     def acknowledge(self, line: int) -> None:
         bit = 1 << line
+        self._changed()
         if self._auto_eoi:
             if self._rotate_on_auto_eoi:
                 self._lowest = line
@@ -88,6 +93,7 @@ class Pic:
         return self.in_service if self._reads_in_service else self.requested
 
     def write(self, offset: int, size: int, value: int) -> None:
+        self._changed()
         if offset == _DATA:
             self._write_data(value)
         elif value & _ICW1:
@@ -153,7 +159,9 @@ class PicPair:
     """Sixteen lines; starts as a PC's firmware leaves it, with only the timer let through."""
 
     def __init__(self) -> None:
-        self.master, self.slave = Pic(True), Pic(False)
+        self._is_stale = True
+        self._asks = False
+        self.master, self.slave = Pic(True, self._changed), Pic(False, self._changed)
         self.master.start(0x08, mask=0xFA)
         self.slave.start(0x70, mask=0xFF)
         self.master_elcr = EdgeOrLevel(self.master, 0xF8)
@@ -166,6 +174,9 @@ class PicPair:
             self.slave.set_line(line - 8, is_high)
             self._cascade()
 
+    def _changed(self) -> None:
+        self._is_stale = True
+
     def _cascade(self) -> None:
         self.master.set_line(_CASCADE, False)
         if self.slave.waiting() is not None:
@@ -176,8 +187,11 @@ class PicPair:
     @property
     def has_interrupt(self) -> bool:
         """INTR."""
-        self._cascade()
-        return self.master.waiting() is not None
+        if self._is_stale:
+            self._cascade()
+            self._asks = self.master.waiting() is not None
+            self._is_stale = False
+        return self._asks
 
     def acknowledge(self) -> int:
         """The interrupt-acknowledge cycle: the vector."""
