@@ -12,7 +12,7 @@ import resource
 import struct
 from typing import TYPE_CHECKING, NoReturn
 
-from trapline.kvm import Fpu, Regs
+from trapline.kvm import Regs
 from trapline.process.cpuid import hardware_capabilities
 from trapline.process.events import Outcome
 from trapline.process.futex import clear_tid, release_robust_list
@@ -194,7 +194,7 @@ def replace_program(process: Process, thread: Thread, planned: Plan) -> None:
     _close_on_exec(process)
     rename(thread, os.path.basename(os.fsdecode(planned.named)))
     thread.vcpu.fs_base = thread.vcpu.gs_base = 0
-    thread.vcpu.set_fpu(Fpu())
+    thread.reset_fpu()
     thread.stack_pointer = regs.rsp
     thread.set_registers(regs)
 

@@ -217,13 +217,13 @@ class GuestMemory:
         start = max(area.start, linear & -TABLE_SPAN)
         end = min(area.end, (linear & -TABLE_SPAN) + TABLE_SPAN)
         if area.file_end:
-            if linear >= area.file_end:
+            if linear >= area.file_end & -PAGE:
                 # Past the end of the file when it was mapped; it may have grown since.
                 start, end = linear & -PAGE, (linear & -PAGE) + PAGE
                 if not self._is_there(start):
                     return Fault(SIGBUS, BUS_ADRERR, linear)
             else:
-                end = min(end, area.file_end)
+                end = min(end, area.file_end & -PAGE)
         prot = area.prot
         if self.journal is not None and prot & PROT_WRITE and not area.shared:
             if is_write:

@@ -126,7 +126,9 @@ class Process:
         self.own_files.forget_closed()
         self.leader = thread
         self.pending_image = None
-        self.policy = type(self.policy)(self.policy.mode if self.follow else "off", self.policy.rate)
+        self.policy = type(self.policy)(
+            self.policy.mode if self.follow else "off", self.policy.rate
+        )
         thread.in_guest = thread.needs_flush = thread.must_end = False
         thread.robust_list = thread.clear_child_tid = 0
         if is_kept:

@@ -9,7 +9,7 @@ import errno
 import struct
 from typing import TYPE_CHECKING
 
-from trapline.kvm import Fpu, Regs
+from trapline.kvm import Regs
 from trapline.process import layout
 from trapline.process.cpuid import XCR0, XSAVE_SIZE
 from trapline.process.memory import GuestFault
@@ -74,7 +74,7 @@ def put_frame(thread: Thread, signal: int, siginfo: bytes, action: Action, saved
     after.rsi = frame + 8 + _UCONTEXT_SIZE
     after.rsp, after.rip = frame, action.handler
     after.rflags &= ~(_DF | _TF | _RF)
-    thread.vcpu.set_fpu(Fpu())
+    thread.reset_fpu()
     return after
 
 
@@ -120,7 +120,7 @@ def take_frame(thread: Thread) -> tuple[Regs, int, AlternateStack]:
 
 def _restore_fpstate(thread: Thread, fpstate: int) -> None:
     if not fpstate:
-        thread.vcpu.set_fpu(Fpu())
+        thread.reset_fpu()
         return
     if fpstate % 64:
         raise GuestFault

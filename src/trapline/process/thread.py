@@ -6,14 +6,16 @@ Knows how the program's registers are held while the monitor is left, and who ha
 from __future__ import annotations
 
 import errno
+import struct
 import threading
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from trapline.arch.exception import Vector
-from trapline.kvm import Fpu, Regs, exits
+from trapline.kvm import Regs, exits
 from trapline.process import layout
+from trapline.process.cpuid import XCR0
 from trapline.process.exceptions import GENERAL, handle_lost_page
 from trapline.process.machine import Processor, cpu_registers_start
 from trapline.process.monitor import FLUSH_POP
@@ -34,6 +36,9 @@ class Where(Enum):
 
 
 _current = threading.local()
+
+# An XSAVE area: FCW, MXCSR and its mask, XSTATE_BV.
+_INITIAL_XSAVE = struct.pack("<H22xII480xQ", 0x37F, 0x1F80, 0xFFFF, XCR0).ljust(4096, b"\0")
 
 
 def current_thread() -> Thread | None:
@@ -127,6 +132,10 @@ class Thread:
             return self.processor.read_frame()[2]
         return self.vcpu.regs.rip
 
+    def reset_fpu(self) -> None:
+        """Floating point as after FNINIT.  Not by KVM_SET_FPU, which leaves MXCSR as it is."""
+        self.vcpu.set_xsave(_INITIAL_XSAVE)
+
     # -- running --------------------------------------------------------------------------------
 
     def settle(self) -> None:
@@ -157,7 +166,7 @@ class Thread:
             self.vcpu.set_xsave(start.xsave)
         else:
             self.vcpu.fs_base = self.vcpu.gs_base = 0
-            self.vcpu.set_fpu(Fpu())
+            self.reset_fpu()
 
     def run(self) -> None:
         """Run the program's thread until it ends."""
