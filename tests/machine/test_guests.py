@@ -89,6 +89,16 @@ def test_an_interrupt_line_can_be_raised_by_the_test_device() -> None:
     assert (done.output, done.ending.status) == (b"!", STATUS)
 
 
+@pytest.mark.parametrize("engine", ["jit", "interp"])
+def test_a_waiting_interrupt_gets_in_as_soon_as_the_guest_lets_it(engine: str) -> None:
+    """STI holds it back for one instruction, and CLI comes after that: the window is one NOP."""
+    head = b"\xc7\x06\x34\x00%s\xc7\x06\x36\x00\x00\x00" + out(0x21, 0xDF)
+    head += out(0x2005, 1) + b"\xfb\x90\xfa" + say(b"-") + END  # sti; nop; cli
+    handler = say(b"!") + b"\xcf"
+    done = run(head % struct.pack("<H", ORIGIN + len(head)) + handler, engine=engine)
+    assert done.output == b"!-"
+
+
 def test_guests_without_handlers_may_let_the_timer_in() -> None:
     """Vector 8 leads to a stub that acknowledges and returns."""
     wait_for_one = b"\xfb" + HLT + HLT  # two ticks at 18.2 Hz

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from trapline.kvm import Kvm, abi
 from trapline.machine import devices, layout, starting
-from trapline.machine.boot import load
+from trapline.machine.boot import Mode, load
 from trapline.machine.bus import PortBus
 from trapline.machine.ending import Ending, How, ended
 from trapline.machine.memory import Memory
@@ -52,6 +52,10 @@ class Board:
         """Put an image into memory and the vCPU before its first instruction."""
         starting.write_descriptors(self.memory)
         where = load(self.memory, image, command_line, address)
+        if where.mode is not Mode.REAL:
+            # The vectors that firmware gives the lines are exceptions in protected mode: who wants
+            # interrupts there sets the controllers up, which opens all lines.
+            self.pics.master.mask = layout.ONLY_CASCADE
         starting.set_cpuid(self._kvm, self.vcpu)
         starting.start(self.vcpu, where)
 

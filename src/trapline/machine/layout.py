@@ -32,6 +32,7 @@ CLOCK_LINE: Final = 8
 PIC_MASTER: Final = 0x20
 PIC_SLAVE: Final = 0xA0
 ELCR: Final = 0x4D0
+ONLY_CASCADE: Final = 0xFB  # the first controller's mask with no line of a device open
 PIT: Final = 0x40
 SPEAKER: Final = 0x61
 KEYBOARD_DATA: Final = 0x60

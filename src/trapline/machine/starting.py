@@ -7,8 +7,7 @@ import struct
 from trapline.arch import cpuid, descriptor, registers
 from trapline.kvm import Dtable, Kvm, Segment, Sregs, Vcpu
 from trapline.machine import layout
-from trapline.machine.boot import Start
-from trapline.machine.boot.image import Mode
+from trapline.machine.boot import Mode, Start
 from trapline.machine.memory import Memory
 
 _CODE32, _DATA, _CODE64 = 0x08, 0x10, 0x18
