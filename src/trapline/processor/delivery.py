@@ -58,11 +58,16 @@ def enter(core: Core, vector: int, error_code: int | None, kind: int, length: in
     state = core.state
     rip = state.q[_RIP]
     is_software = kind >= SOFTWARE_INTERRUPT
+    is_long = state.q[_EFER] & EFER_LMA
+    if is_long and core.engine is not None and not is_software:
+        if core.engine.deliver(vector, error_code):
+            core.memory.privilege_changed()
+            return
     if is_software:
         wide = segment.code_mode(state)[0] == 64
         rip = rip + length & (_MASK_64 if wide else 0xFFFFFFFF)
         is_software = kind != PRIVILEGED_SOFTWARE_EXCEPTION
-    if state.q[_EFER] & EFER_LMA:
+    if is_long:
         _enter_long(core, vector, error_code, is_software, rip)
     elif state.cr0 & CR0_PE:
         _check_virtual_8086(state, kind)

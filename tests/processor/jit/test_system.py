@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.processor.jit.outcome import outcome
 from tests.processor.long_mode import (
     DESCRIPTORS,
     GDT,
@@ -40,18 +41,12 @@ from trapline.processor import boundary
 from trapline.processor.fault import Fault
 from trapline.processor.guest import Leave
 from trapline.processor.segment import fill
-from trapline.processor.state import GPR_NAMES, SEGMENTS
 
 SYSCALL, SYSRETQ, IRETQ = b"\x0f\x05", b"\x48\x0f\x07", b"\x48\xcf"
 READ_DR6, WRITE_DR6 = b"\x0f\x21\xf0", b"\x0f\x23\xf0"  # to and from RAX
 SYSCALL_TARGET = KERNEL + 0x100
 FRAME = STACK_TOP - 0x100
 HALF = 1 << 47
-COMPARED = (
-    *GPR_NAMES, "rip", "rflags", "cpl", "dr6", "dr7", "nmi_blocked", "interrupt_shadow",
-    *(f"{name}_{part}" for name in SEGMENTS
-      for part in ("selector", "base", "limit", "attributes")),
-)  # fmt: skip
 
 
 def _machine(engine: str, code: bytes, ring: str, changes: dict[str, Any]) -> LongMode:
@@ -84,13 +79,6 @@ def _machine(engine: str, code: bytes, ring: str, changes: dict[str, Any]) -> Lo
     return machine
 
 
-def _outcome(machine: LongMode) -> tuple[Any, ...]:
-    state = machine.state
-    table = [ring for ring in ("user", "supervisor", "supervisor_ac")
-             if state.tlb == getattr(state, f"tlb_{ring}")]  # fmt: skip
-    return (*(getattr(state, name) for name in COMPARED), tuple(table))
-
-
 def _both(code: bytes, ring: str, **changes: Any) -> tuple[LongMode, bool]:
     """One instruction on both engines, with the same outcome; the fast one's machine, and
     whether native code did it."""
@@ -109,10 +97,7 @@ def _both(code: bytes, ring: str, **changes: Any) -> tuple[LongMode, bool]:
     except Fault as fault:
         raised = (fault.vector, fault.error_code, fault.payload)
     assert raised == expected
-    assert dict(zip(COMPARED, _outcome(fast), strict=False)) == dict(
-        zip(COMPARED, _outcome(plain), strict=False)
-    )
-    assert _outcome(fast)[-1] == _outcome(plain)[-1]
+    assert outcome(fast) == outcome(plain)
     return fast, native
 
 

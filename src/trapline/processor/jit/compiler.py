@@ -26,7 +26,7 @@ _RUNTIME = (
     "trapline_goto", "trapline_bus_acquire", "trapline_bus_release", "trapline_flags",
     "trapline_flags_of", "trapline_slow_read", "trapline_slow_write", "trapline_slow_lock",
     "trapline_end_write", "trapline_end_lock", "trapline_bulk_move", "trapline_bulk_store",
-    *SYSTEM_HANDLERS,
+    "trapline_deliver", *SYSTEM_HANDLERS,
 )  # fmt: skip
 _RUNTIME_MARK = "trapline_runtime"
 _MANY_PACKS = 24

@@ -112,6 +112,11 @@ class Engine:
         enter = code.compiler.runtime["trapline_enter"]
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
         self._enter = prototype(enter)
+        words = (ctypes.c_uint64,) * 4
+        # Too short to be worth giving up the GIL.
+        self._deliver = ctypes.PYFUNCTYPE(ctypes.c_uint64, *words)(
+            code.compiler.runtime["trapline_deliver"]
+        )
         self.entries = 0
         self.generation = code.generation
         code.follow(self)
@@ -252,6 +257,12 @@ class Engine:
             else:  # ATTENTION, BUS_LOCK: the core's business
                 q[_RIP] = q[_EXIT_RIP]
                 return
+
+    def deliver(self, vector: int, error_code: int | None) -> bool:
+        """Long mode: go to the handler of an event that is not software's.  False where more has
+        to be looked at than native code does: nothing has been done."""
+        has_code = error_code is not None
+        return bool(self._deliver(self.state.address, vector, error_code or 0, has_code))
 
     def _record(self) -> int:
         """The record for RIP, and the state's pointers for the present privilege."""

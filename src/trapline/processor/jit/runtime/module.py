@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from trapline.processor.jit.runtime.bulk import BULK
 from trapline.processor.jit.runtime.bus import BUS
+from trapline.processor.jit.runtime.deliver import DELIVER
 from trapline.processor.jit.runtime.entering import ENTER
 from trapline.processor.jit.runtime.exits import EXITS
 from trapline.processor.jit.runtime.flags import FLAGS
@@ -18,7 +19,7 @@ from trapline.processor.jit.text import METADATA
 
 def runtime_text() -> str:
     """The whole module, as IR."""
-    return EXITS + ENTER + BUS + SLOW_MEMORY + END_LOCK + FLAGS + BULK + SYSTEM + METADATA
+    return EXITS + ENTER + BUS + SLOW_MEMORY + END_LOCK + FLAGS + BULK + SYSTEM + DELIVER + METADATA
 
 
 DECLARATIONS = """
