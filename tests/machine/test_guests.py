@@ -89,13 +89,14 @@ def test_an_interrupt_line_can_be_raised_by_the_test_device() -> None:
     assert (done.output, done.ending.status) == (b"!", STATUS)
 
 
+@pytest.mark.parametrize("cpu", ["max", "zen5"])
 @pytest.mark.parametrize("engine", ["jit", "interp"])
-def test_a_waiting_interrupt_gets_in_as_soon_as_the_guest_lets_it(engine: str) -> None:
+def test_a_waiting_interrupt_gets_in_as_soon_as_the_guest_lets_it(engine: str, cpu: str) -> None:
     """STI holds it back for one instruction, and CLI comes after that: the window is one NOP."""
     head = b"\xc7\x06\x34\x00%s\xc7\x06\x36\x00\x00\x00" + out(0x21, 0xDF)
     head += out(0x2005, 1) + b"\xfb\x90\xfa" + say(b"-") + END  # sti; nop; cli
     handler = say(b"!") + b"\xcf"
-    done = run(head % struct.pack("<H", ORIGIN + len(head)) + handler, engine=engine)
+    done = run(head % struct.pack("<H", ORIGIN + len(head)) + handler, engine=engine, cpu=cpu)
     assert done.output == b"!-"
 
 
@@ -201,13 +202,14 @@ def test_memory_beyond_3_gib_lies_above_4_gib() -> None:
 
 @pytest.mark.parametrize("engine", ["jit", "interp"])
 @pytest.mark.parametrize("kind", [0, 1], ids=["elf32", "elf64"])
+@pytest.mark.parametrize("cpu", ["sapphire-rapids", "zen5"])
 def test_a_split_lock_at_cpl_3_raises_db_in_a_guest_that_went_to_64_bit_mode(
-    tmp_path: Path, engine: str, kind: int
+    tmp_path: Path, engine: str, kind: int, cpu: str
 ) -> None:
     """SDM 3B, "Bus-Lock Debug Exception": DR6 bit 11 cleared, RIP behind the instruction."""
     image = guests.build_long_mode(tmp_path)[kind].read_bytes()
     seen = Seen()
-    done = run(image, "one two", engine=engine, observer=seen)
+    done = run(image, "one two", engine=engine, cpu=cpu, observer=seen)
     assert done.output.decode().splitlines() == [
         "one two",
         f"{16 * MIB:08x}",  # where the memory map ends

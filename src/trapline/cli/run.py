@@ -114,6 +114,8 @@ def run(options: argparse.Namespace) -> int:
     runner = Runner(board)
     try:
         ending = runner.run(options.timeout)
+    except HostLimit as error:
+        raise Failure(str(error).rstrip(".")) from None
     finally:
         console.finish()
     board.close()
