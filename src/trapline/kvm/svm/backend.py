@@ -50,7 +50,7 @@ class SvmBackend:
         self.instruction_length = 0
         """Of the last INT3 that exited."""
         self.saved_debug = (DR6_ACTIVE_LOW, 0)
-        """DR6 and DR7 as the last #VMEXIT saved them."""
+        """DR6 and DR7 as the last #VMEXIT saved them, while there is a debugger."""
         self._cr0 = 0
         self._wants_nmi_window = False
         self._injected_at: int | None = None
@@ -80,8 +80,6 @@ class SvmBackend:
             return exits.FailEntry(_ERR)
         # Now, as the program may be killed before it comes back here.
         self.core.hand_over_bus_locks()
-        if not vcpu.guest_debug:
-            self.saved_debug = self.core.state.dr6, self.core.state.dr7
         if self._wants_nmi_window:
             self._take_nmi_back(events)
         injected_at, self._injected_at = self._injected_at, None

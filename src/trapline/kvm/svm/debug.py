@@ -27,9 +27,11 @@ def handle_debug_exception(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExi
     While the guest's DR6 is in the processor, what its handler left there is in the payload too:
     an AMD guest finds bit 11 as the processor would have left it.
     """
-    dr6, dr7 = backend.saved_debug
-    if vcpu.guest_debug & _DEBUGGER:
-        return exits.Debug(_DB, backend.linear_rip(), dr6, dr7)
+    dr6 = backend.core.state.dr6
+    if vcpu.guest_debug:
+        dr6, dr7 = backend.saved_debug
+        if vcpu.guest_debug & _DEBUGGER:
+            return exits.Debug(_DB, backend.linear_rip(), dr6, dr7)
     vcpu.events.queue(_DB, payload=dr6 ^ DR6_ACTIVE_LOW)
     return None
 

@@ -39,16 +39,16 @@ def enter(core: Core, vmcb: Vmcb) -> SvmExit:
         if refusal:
             vmcb.complaint, vmcb.exit = refusal, SvmExit(svm.EXIT_INVALID)
             return vmcb.exit
+        guest.configure()
     state = core.state
-    own_debugctl = state.debugctl
-    has_own = vmcb.read("virt_ext") & svm.VIRT_EXT_LBR
-    if not has_own:  # without LBR virtualization the guest runs with the host's
-        state.debugctl = _HOST_DEBUGCTL
-    exit = _until_exit(core, vmcb, guest)
-    if not has_own:
-        state.debugctl = own_debugctl
-    state.pending_debug = 0  # the VMCB has no place for it
-    vmcb.event_inj = 0
+    state.activity = 0
+    if guest.has_debugctl:
+        exit = _until_exit(core, vmcb, guest)
+    else:  # the guest runs with the host's
+        own, state.debugctl = state.debugctl, _HOST_DEBUGCTL
+        exit = _until_exit(core, vmcb, guest)
+        state.debugctl = own
+    state.pending_debug = vmcb.event_inj = 0  # the VMCB has no place for debug traps
     vmcb.exit = exit
     return exit
 
@@ -77,10 +77,8 @@ def _refusal(core: Core, vmcb: Vmcb) -> str:
 def _until_exit(core: Core, vmcb: Vmcb, guest: SvmGuest) -> SvmExit:
     """Load what was written, inject what is to be injected, and run."""
     state = core.state
-    state.activity = 0
     try:
         if vmcb.dirty:
-            guest.configure()
             _load_guest(core, vmcb)
             vmcb.dirty = False
         if vmcb.event_inj & svm.EVENT_VALID:

@@ -25,6 +25,7 @@ class SvmExit:
 class SvmLeave(Leave):
     """Unwinds to `enter` with an exit in SVM's fields."""
 
+    exit = VmExit(0)  # nobody's: these fields are VMX's
+
     def __init__(self, exit: SvmExit) -> None:
-        super().__init__(VmExit(exit.code))
         self.svm_exit = exit

@@ -67,7 +67,9 @@ class SvmGuest:
         self.tsc_offset = 0
         self.bus_lock_exits = False
         self.bus_lock_threshold = False
-        self.mov_dr_exits = True  # perhaps: native code leaves all of them to `intercept_dr`
+        self.has_debugctl = False
+        """LBR virtualization: DEBUGCTL is the guest's own."""
+        self.mov_dr_exits = False
 
     def configure(self) -> None:
         """Look at the controls (after they changed)."""
@@ -75,6 +77,7 @@ class SvmGuest:
         is_nested = read("nested_ctl") & svm.NESTED_CTL_NP
         self.ept_pointer = read("nested_cr3") if is_nested else None
         self._control_registers, self._debug_registers = read("intercept_0"), read("intercept_1")
+        self.mov_dr_exits = bool(self._debug_registers)
         self._exceptions = read("intercept_2")
         self._exits = {name: code for name, (bit, code) in _BY_NAME.items() if wants(bit)}
         self._on_interrupt, self._on_nmi = wants(Intercept.INTR), wants(Intercept.NMI)
@@ -86,6 +89,7 @@ class SvmGuest:
         self._iopm = self._map("iopm_base_pa", svm.IOPM_SIZE, Intercept.IOIO)
         self._msrpm = self._map("msrpm_base_pa", svm.MSRPM_SIZE, Intercept.MSR)
         self.tsc_offset = read("tsc_offset")
+        self.has_debugctl = bool(read("virt_ext") & svm.VIRT_EXT_LBR)
         self.watch_virtual_interrupts(read("int_ctl"))
 
     def _map(self, field: str, size: int, number: int) -> memoryview | None:
@@ -275,8 +279,10 @@ class SvmGuest:
 
     def _after(self, length: int) -> int:
         state = self._core.state
-        wide = segment.code_mode(state)[0] == 64
-        return state.rip + length & (_MASK_64 if wide else 0xFFFFFFFF)
+        following = state.rip + length
+        if following >> 32:  # it may have to wrap around
+            following &= _MASK_64 if segment.code_mode(state)[0] == 64 else 0xFFFFFFFF
+        return following
 
     def _leave(self, code: int, info_1: int = 0, info_2: int = 0, length: int = 0) -> NoReturn:
         following = self._after(length) if length else 0
