@@ -46,7 +46,7 @@ FAULTS = 10  # until the handler halts
 
 # Physical, and for the supervisor linear, too.
 GDT, IDT, TASK, STUBS, COUNTER = 0x1000, 0x2000, 0x3000, 0x4000, 0x6000
-HALT = 0x7000  # where a HLT stands
+HALT, REAL_CODE = 0x7000, 0x7100  # where a HLT stands, and the code in real mode
 TABLES, TABLES_END = 0x8000, 0x1_8000
 STACK, STACK_TOP, SPARE_STACK_TOP = 0x1_8000, 0x1_C000, 0x1_F000
 KERNEL_CODE = 0x2_0000
@@ -176,7 +176,9 @@ class Guest:
             self.set_word(IDT + 16 * vector, low)
             self.set_word(IDT + 16 * vector + 8, high)
         self.set_word(COUNTER, FAULTS)
-        self.bus.bytes[HALT] = 0xF4
+        # Who runs off the end of his code comes to an end soon.
+        for start, end in ((HALT, TABLES), (SPARE_STACK_TOP, CODE + CODE_SIZE)):
+            self.bus.bytes[start:end] = b"\xf4" * (end - start)
 
     # -- running -----------------------------------------------------------------------------------
 
