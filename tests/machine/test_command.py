@@ -56,11 +56,27 @@ def test_a_bad_end_shows_the_state_of_the_processor(image: Path) -> None:
     assert done.returncode == 132
     lines = done.stderr.splitlines()
     assert lines[0] == "trapline: the guest halted with interrupts off"
-    assert lines[1].startswith("  rip 0000000000007c04  00 00")
-    assert "add [bx+si], al" in lines[1]
+    assert lines[1] == "  rip 0000000000007c04  00 00  add [bx+si], al"
     assert "rax 0000000000001234" in lines[2]
     assert "mode real" in done.stderr
     assert lines[-1] == "  last exit: Hlt()"
+
+
+def test_the_state_in_64_bit_mode_shows_what_led_to_a_triple_fault(image: Path) -> None:
+    image.write_bytes(guests.elf64(bytes.fromhex("31 c0 48 8d 58 ff 0f 0b")))  # .., ud2; no IDT
+    done = trapline("run", image)
+    assert done.returncode == 134
+    lines = done.stderr.splitlines()
+    assert lines[0] == "trapline: the guest shut down after a triple fault"
+    assert lines[1] == "  rip 0000000000200006  0f 0b  ud2"
+    assert "rax 0000000000000000  rbx ffffffffffffffff" in lines[2]
+    assert "mode 64-bit  cpl 0" in done.stderr
+    assert lines[-1] == "  last exit: Shutdown()"
+
+
+def test_a_flat_image_goes_where_the_user_says(image: Path) -> None:
+    image.write_bytes(b"\xe8\x00\x00\x58\xe6\xf4")  # call next; pop ax; out 0f4h, al
+    assert trapline("run", "--load", "0x8020", image).returncode == (0x23 << 1) | 1
 
 
 def test_a_jump_into_nothing_shows_that_there_is_nothing(image: Path) -> None:

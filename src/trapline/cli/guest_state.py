@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from trapline.arch.registers import EFER_LMA
 from trapline.kvm import Sregs, Vcpu, exits
 from trapline.machine import Board
-from trapline.processor import disassemble
+from trapline.processor import decode, disassemble
 
 _GENERAL = (
     ("rax", "rbx", "rcx", "rdx"),
@@ -70,7 +70,9 @@ def _instruction(board: Board, sregs: Sregs, rip: int) -> str:
     code = read_linear(board, board.vcpu, linear, _LONGEST)
     if not code:
         return "(no memory there)"
-    return f"{code.hex(' ')}  {disassemble(code, rip, bitness)}"
+    decoded = decode(code, rip, bitness)
+    length = decoded.length if decoded is not None and decoded.name else len(code)
+    return f"{code[:length].hex(' ')}  {disassemble(code, rip, bitness)}"
 
 
 def read_linear(board: Board, vcpu: Vcpu, linear: int, size: int) -> bytes:
