@@ -35,6 +35,7 @@ _CR4_BY_FEATURE = (
     (cpuid.PKU, registers.CR4_PKE),
 )
 _L, _DB = 1 << 9, 1 << 10  # of a VMCB segment's attributes
+_EVENT_TYPES = frozenset(map(int, EventType))
 _HIGHEST_EXCEPTION, _NMI = 31, 2
 
 
@@ -109,13 +110,12 @@ def _efer(vmcb: Vmcb, model: Features) -> Iterator[str]:
         yield "CS with L and D"
 
 
-def event_complaints(vmcb: Vmcb) -> Iterator[str]:
+def event_complaints(event: int) -> Iterator[str]:
     """EVENTINJ (APM 2, "Event Injection"), if it is valid at all."""
-    event = vmcb.event_inj
     if not event & svm.EVENT_VALID:
         return
     kind, vector = event >> 8 & 7, event & 0xFF
-    if kind not in tuple(EventType):
+    if kind not in _EVENT_TYPES:
         yield f"event type {kind} is reserved"
     elif kind == EventType.EXCEPTION and (vector > _HIGHEST_EXCEPTION or vector == _NMI):
         yield f"no exception has vector {vector}"

@@ -39,7 +39,8 @@ def enter(core: Core, vmcb: Vmcb) -> SvmExit:
         if refusal:
             vmcb.complaint, vmcb.exit = refusal, SvmExit(svm.EXIT_INVALID)
             return vmcb.exit
-        guest.configure()
+        if vmcb.dirty:
+            guest.configure()
     state = core.state
     state.activity = 0
     if guest.has_debugctl:
@@ -71,7 +72,7 @@ def _refusal(core: Core, vmcb: Vmcb) -> str:
     if vmcb.dirty:
         for complaint in complaints(vmcb, core.model):
             return complaint
-    return next(event_complaints(vmcb), "")
+    return next(event_complaints(vmcb.event_inj), "")
 
 
 def _until_exit(core: Core, vmcb: Vmcb, guest: SvmGuest) -> SvmExit:
