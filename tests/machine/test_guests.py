@@ -225,13 +225,14 @@ def test_a_split_lock_at_cpl_3_raises_db_in_a_guest_that_went_to_64_bit_mode(
     ]
 
 
-def test_bus_locks_leave_the_guest_where_that_is_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cpu", ["sapphire-rapids", "zen5"])
+def test_bus_locks_leave_the_guest_where_that_is_asked_for(tmp_path: Path, cpu: str) -> None:
     """KVM_CAP_X86_BUS_LOCK_EXIT: an exit for each, at any CPL; the guest still gets its #DB."""
     image = guests.build_long_mode(tmp_path)[0].read_bytes()
-    done = run(image, bus_lock_exits=True)
+    done = run(image, cpu=cpu, bus_lock_exits=True)
     assert done.runner.bus_lock_exits == 2
     assert done.ending.status == (0x15 << 1) | 1
-    assert run(image).runner.bus_lock_exits == 0
+    assert run(image, cpu=cpu).runner.bus_lock_exits == 0
 
 
 def test_a_processor_without_the_feature_refuses_the_bit(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def memory() -> Memory:
         (changed(ELF, 56, "<H", 65535), "ends within its program headers"),
         (changed(ELF, 32, "<Q", 1 << 63), "ends within its program headers"),
         (changed(ELF, 64, "<I", 4), "nothing to load"),
+        (changed(ELF, 64, "<I", 3), "a program for an operating system, not a guest"),
         (changed(ELF, 64 + 32, "<Q", 1 << 63), "ends within a segment"),
         (changed(ELF, 64 + 40, "<Q", 1), "larger in the file than in memory"),
         (changed(ELF, 64 + 40, "<Q", 1 << 62), "which is not memory"),

@@ -14,7 +14,7 @@ from trapline.machine.memory import Memory
 
 _EXECUTABLE, _SHARED = 2, 3
 _MACHINES = {1: 3, 2: 62}  # EI_CLASS: e_machine
-_PT_LOAD = 1
+_PT_LOAD, _PT_INTERP = 1, 3
 _HEADERS = {1: struct.Struct("<16sHHIIIIIHHHHHH"), 2: struct.Struct("<16sHHIQQQIHHHHHH")}
 _SEGMENTS = {1: struct.Struct("<8I"), 2: struct.Struct("<IIQQQQQQ")}
 MAGIC = b"\x7fELF"
@@ -63,6 +63,8 @@ class Elf:
         form = _SEGMENTS[kind]
         for i in range(count):
             words = form.unpack_from(self._data, table + i * form.size)
+            if words[0] == _PT_INTERP:
+                raise BadImage("the ELF file is a program for an operating system, not a guest")
             if words[0] != _PT_LOAD:
                 continue
             segment = Segment(*(words[1:6] if kind == 1 else words[2:7]))
