@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from trapline.arch.registers import EFER_LMA
 from trapline.kvm import Sregs, Vcpu, exits
 from trapline.machine import Board
-from trapline.processor import decode, disassemble
+from trapline.processor import disassemble
 
 _GENERAL = (
     ("rax", "rbx", "rcx", "rdx"),
@@ -17,6 +17,7 @@ _GENERAL = (
 )
 _SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldt")
 _LONGEST = 15
+_BAD = "(bad)"
 
 
 def describe(board: Board, last_exit: exits.Exit | None) -> str:
@@ -70,9 +71,10 @@ def _instruction(board: Board, sregs: Sregs, rip: int) -> str:
     code = read_linear(board, board.vcpu, linear, _LONGEST)
     if not code:
         return "(no memory there)"
-    decoded = decode(code, rip, bitness)
-    length = decoded.length if decoded is not None and decoded.name else len(code)
-    return f"{code[:length].hex(' ')}  {disassemble(code, rip, bitness)}"
+    # The first bytes that are an instruction at all are the whole of it.
+    texts = ((i, disassemble(code[:i], rip, bitness)) for i in range(1, len(code) + 1))
+    length, text = next((found for found in texts if found[1] != _BAD), (len(code), _BAD))
+    return f"{code[:length].hex(' ')}  {text}"
 
 
 def read_linear(board: Board, vcpu: Vcpu, linear: int, size: int) -> bytes:
