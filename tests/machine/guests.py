@@ -51,7 +51,7 @@ def run(
     image: bytes,
     command_line: str = "",
     *,
-    timeout: float = 10,
+    timeout: float = 60,
     memory: int = 16 * MIB,
     engine: str = "jit",
     cpu: str = "max",

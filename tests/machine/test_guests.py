@@ -64,7 +64,7 @@ def test_timer_interrupts_come_at_their_rate(wait: bytes) -> None:
     started = time.monotonic()
     done = run(timer_guest(wait))
     assert done.ending.status == STATUS
-    assert 0.05 <= time.monotonic() - started < 5
+    assert 0.05 <= time.monotonic() - started < 30
 
 
 def test_the_clock_interrupts_through_the_second_controller() -> None:
@@ -127,7 +127,7 @@ def test_guests_without_handlers_may_let_the_timer_in() -> None:
     ],
 )  # fmt: skip
 def test_every_end_is_told_apart(code: bytes, how: How, sentence: str) -> None:
-    ending = run(code + FOREVER, timeout=5).ending
+    ending = run(code + FOREVER).ending
     assert (ending.how, ending.sentence, ending.status) == (how, sentence, how.value)
 
 
@@ -153,7 +153,7 @@ def test_the_timeout_ends_a_guest_that_does_not(engine: str, code: bytes) -> Non
     started = time.monotonic()
     done = run(code, timeout=0.2, engine=engine)
     assert (done.ending.how, done.ending.status) == (How.TIMEOUT, 124)
-    assert 0.2 <= time.monotonic() - started < 5
+    assert 0.2 <= time.monotonic() - started < 30
 
 
 def test_a_halted_guest_is_ended_by_the_timeout() -> None:
