@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from trapline.arch.exception import Vector
-from trapline.arch.registers import CR8_TPR, GPR_NAMES
+from trapline.arch.registers import CR0_TS, CR8_TPR, GPR_NAMES
 from trapline.arch.svm import ExitCode
 from trapline.kvm import exits
 from trapline.kvm.svm.instruction import needs_emulation
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from trapline.kvm.vcpu import SoftwareVcpu
 
 _MOV_CR: Final = 1 << 63
+_MSW: Final = 0xF
 
 
 def handle_cr_access(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:
-    """Only MOV CR comes with its operand; LMSW, SMSW and CLTS are the emulator's."""
+    """Only MOV CR comes with its operand."""
     if not exit.info_1 & _MOV_CR:
-        return needs_emulation(exit)
+        return _machine_status_word(vcpu, backend, exit)
     state, gpr = backend.core.state, GPR_NAMES[exit.info_1 & 15]
     match exit.code:
         case ExitCode.READ_CR0:
@@ -35,6 +36,28 @@ def handle_cr_access(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> 
             done = vcpu.control.write_cr4(getattr(state, gpr))
         case _:
             done = vcpu.control.write_cr0(getattr(state, gpr))
+    if not done:
+        vcpu.events.queue(Vector.GP, 0)
+        return None
+    return skip(vcpu, backend, exit)
+
+
+def _machine_status_word(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:
+    """CLTS, LMSW and SMSW, which KVM emulates too; of memory operands, the emulator's."""
+    instruction, state, cr0 = backend.core.fetch(), backend.core.state, backend.get_cr0()
+    if instruction.name == "clts":
+        done = vcpu.control.write_cr0(cr0 & ~CR0_TS)
+    elif instruction.operands[0].kind != "reg":
+        return needs_emulation(exit)
+    else:
+        operand = instruction.operands[0]
+        gpr = GPR_NAMES[operand.number]
+        word = getattr(state, gpr)
+        if instruction.name == "smsw":
+            setattr(state, gpr, word & ~0xFFFF | cr0 & 0xFFFF if operand.width == 16 else cr0)
+            return skip(vcpu, backend, exit)
+        # LMSW cannot clear PE.
+        done = vcpu.control.write_cr0(cr0 & ~(_MSW & ~1) | word & _MSW)
     if not done:
         vcpu.events.queue(Vector.GP, 0)
         return None
