@@ -24,6 +24,7 @@ from tests.against.forms import (
 from tests.against.layout import DATA, ENTRY, READ_ONLY, UNMAPPED
 from tests.against.operands import SIGNED, WIDTHS, choices, memory_size, touches_memory
 from tests.against.state import AC, STATUS, Case
+from tests.against.undefined import APPROXIMATE, TRANSCENDENTAL
 
 _M = Mnemonic
 LENGTH = 24
@@ -32,8 +33,7 @@ PLACES = 12  # few, so that what is stored is loaded again
 _ALONE = frozenset((
     _M.FXSAVE, _M.FXSAVE64, _M.FXRSTOR, _M.FXRSTOR64, _M.XSAVE, _M.XSAVE64, _M.XRSTOR,
     _M.XRSTOR64, _M.UD1, _M.UD2, _M.MASKMOVQ, _M.MASKMOVDQU, _M.FRSTOR, _M.FNSAVE,
-    _M.RCPPS, _M.RCPSS, _M.RSQRTPS, _M.RSQRTSS,
-))  # fmt: skip
+)) | APPROXIMATE | TRANSCENDENTAL  # fmt: skip
 _CONDITIONAL = {
     64: (Code.JE_REL32_64, Code.JB_REL32_64, Code.JL_REL32_64, Code.JA_REL32_64, Code.JS_REL32_64,
          Code.JO_REL32_64, Code.JP_REL32_64, Code.JLE_REL32_64, Code.JNE_REL32_64),

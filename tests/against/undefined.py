@@ -216,8 +216,8 @@ def _by_name(entries: Iterable[Flags]) -> dict[int, list[Flags]]:
 
 
 _FLAGS, _CONDITIONS = _by_name(FLAGS), _by_name(CONDITIONS)
-_APPROXIMATE = frozenset((Mnemonic.RCPPS, Mnemonic.RCPSS, Mnemonic.RSQRTPS, Mnemonic.RSQRTSS))
-_TRANSCENDENTAL = frozenset((
+APPROXIMATE = frozenset((Mnemonic.RCPPS, Mnemonic.RCPSS, Mnemonic.RSQRTPS, Mnemonic.RSQRTSS))
+TRANSCENDENTAL = frozenset((
     Mnemonic.FSIN, Mnemonic.FCOS, Mnemonic.FSINCOS, Mnemonic.FPTAN, Mnemonic.FPATAN,
     Mnemonic.F2XM1, Mnemonic.FYL2X, Mnemonic.FYL2XP1,
 ))  # fmt: skip
@@ -240,8 +240,8 @@ def mask(case: Case, instruction: Instruction, expected: Outcome) -> Mask:
             made.flags |= entry.flags
     for entry in _CONDITIONS.get(mnemonic, ()):
         made.fsw |= entry.flags
-    made.approximate_vectors = mnemonic in _APPROXIMATE
-    if mnemonic in _TRANSCENDENTAL:
+    made.approximate_vectors = mnemonic in APPROXIMATE
+    if mnemonic in TRANSCENDENTAL:
         made.approximate_stack = True
         made.fsw |= C1
     if mnemonic in _IMAGES or mnemonic in _ENVIRONMENTS:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from iced_x86 import OpCodeOperandKind
 
 from tests.against.draft import Draft
-from tests.against.shapes import arithmetic, images, stack, strings, vectors
+from tests.against.shapes import arithmetic, images, stack, strings, vectors, x87
 from tests.against.shapes.registry import FINISH, PREPARE
 
-__all__ = ["arithmetic", "finish", "images", "prepare", "stack", "strings", "vectors"]
+__all__ = ["arithmetic", "finish", "images", "prepare", "stack", "strings", "vectors", "x87"]
 
 _STRINGS = frozenset((OpCodeOperandKind.SEG_RSI, OpCodeOperandKind.ES_RDI))
 
