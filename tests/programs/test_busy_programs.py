@@ -40,7 +40,9 @@ def test_a_sort_with_two_threads(laboratory: Laboratory) -> None:
 def test_openssl_speed_prints_its_table(laboratory: Laboratory) -> None:
     """Its numbers are its own: what it counts is how much it got done before an alarm."""
     need("openssl")
-    ran, report = laboratory.traced("openssl", "speed", "-seconds", "1", "-bytes", "1024", "sha256")
+    ran, report = laboratory.traced(
+        "openssl", "speed", "-seconds", "1", "-elapsed", "-bytes", "1024", "sha256"
+    )
     assert ran.status == 0
     (row,) = re.findall(rb"^sha256 +(\d+\.\d+)k$", ran.stdout, re.MULTILINE)
     assert float(row) > 0
@@ -74,6 +76,5 @@ def test_the_split_locks_of_stress_ng_are_counted(policy: str, laboratory: Labor
         assert (site["cause"], site["size"], site["split"]) == ("split", 4, [2, 2])
         assert site["instruction"].startswith("lock ")
         assert site["module"].endswith("/stress-ng")
-    assert (
-        ran.stderr.count(b"took a bus_lock trap") == {"off": 0, "warn": len(sites) * rounds}[policy]
-    )
+    lines = ran.stderr.count(b"took a bus_lock trap")  # the kernel's own, so limited as there
+    assert 0 < lines <= report["bus_locks"] if policy == "warn" else lines == 0

@@ -70,7 +70,7 @@ ONE_PROGRAM = [
     "sqlite3 --version",
     "diff -u sorted words",
     "cmp -l bytes words",
-    "xargs -n 5 echo",
+    "xargs -n 60 echo",
 ]
 
 

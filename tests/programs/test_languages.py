@@ -121,13 +121,13 @@ PYTHON_3 = {
     """,
     "signals": """
         import os, signal, time
-        signal.signal(signal.SIGUSR1, lambda number, frame: print("handler", number))
+        signal.signal(signal.SIGUSR1, lambda number, frame: print("handler", number, flush=1))
         os.kill(os.getpid(), signal.SIGUSR1)
-        signal.signal(signal.SIGALRM, lambda number, frame: print("alarm"))
+        signal.signal(signal.SIGALRM, lambda number, frame: print("alarm", flush=1))
         signal.setitimer(signal.ITIMER_REAL, 0.05); signal.pause()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
         os.kill(os.getpid(), signal.SIGUSR2)
-        print(signal.sigpending(), signal.sigwait({signal.SIGUSR2}))
+        print(signal.sigpending(), signal.sigwait({signal.SIGUSR2}), flush=True)
         signal.signal(signal.SIGALRM, signal.SIG_DFL); signal.alarm(1); time.sleep(100)
     """,
     "sockets and epoll": """

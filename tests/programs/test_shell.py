@@ -35,7 +35,7 @@ SCRIPTS = {
         not $expanded
         END
         read -r a b <<<"one two three"; echo "$b"
-        while read -r line; do n=$((n + ${#line})); done <words; echo $n
+        while read -r line; do n=$((n + ${#line})); done <sorted; echo $n
     """,
     "pipes": r"""
         seq 2000 | grep 7 | sort -rn | head -3
