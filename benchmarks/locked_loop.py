@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 _ROUNDS = 3_000_000
-_CODE = "f0ff07" "f0480fc14f08" "f0830f01" "48ffc8" "75ee"  # counts down rax
+_CODE = "f0ff07f0480fc14f08f0830f0148ffc875ee"  # counts down rax
 
 
 def seconds(detect: bool) -> float:

@@ -209,11 +209,10 @@ class Engine:
 
     def run(self) -> None:
         """Run until something must be looked at between two instructions."""
-        state, q = self.state, self.state.q
-        enter, address, memory = self._enter, state.address, self.memory
-        code = self.code
+        q, code, memory = self.state.q, self.code, self.memory
+        enter, address = self._enter, self.state.address
         record = self._record()
-        while True:
+        while record:
             if code.generation != self.generation:
                 self._follow_generation()
                 record = self._record()
@@ -222,41 +221,35 @@ class Engine:
             enter(address, record)
             if q[_TLB] != table:  # native code went to another ring
                 memory.privilege_changed()
-            reason = q[_REASON]
-            if reason == layout.Exit.LOOKUP:
-                q[_RIP] = q[_EXIT_RIP]
-                if q[_ATTENTION]:  # native code does not look on its way forward
-                    return
-                record = self.find(q[_RIP]).record
-            elif reason == layout.Exit.LINK:
-                q[_RIP] = q[_EXIT_RIP]
-                if q[_ATTENTION]:
-                    return
-                link = q[_NEXT]
-                record = self.find(q[_RIP]).record
-                # The old records are still there, but must not lead to new ones.
-                if code.generation == self.generation:
-                    _QUAD.from_address(link).value = record
-            elif reason == layout.Exit.MEMORY:
-                record = q[_RECORD]
-                q[_RIP] = _QUAD.from_address(record + 8).value
-                if not self._fill():
-                    self.processor.interpret()
-                    if not self.processor.goes_on():
-                        return
-                    record = self._record()
-            elif reason == layout.Exit.FAULT:
-                self._raise_fault()
-            elif reason == layout.Exit.INTERPRET:
-                record = q[_RECORD]
-                q[_RIP] = _QUAD.from_address(record + 8).value
+            record = self._after_exit(q[_REASON])
+
+    def _after_exit(self, reason: int) -> int:
+        """Do what native code came back for; the record to go on with, 0 if the core is to look."""
+        q = self.state.q
+        if reason == layout.Exit.LOOKUP or reason == layout.Exit.LINK:
+            q[_RIP] = q[_EXIT_RIP]
+            if q[_ATTENTION]:  # native code does not look on its way forward
+                return 0
+            link = q[_NEXT]
+            record = self.find(q[_RIP]).record
+            # The old generation's records are still there, but must not lead to new ones.
+            if reason == layout.Exit.LINK and self.code.generation == self.generation:
+                _QUAD.from_address(link).value = record
+            return record
+        if reason == layout.Exit.MEMORY or reason == layout.Exit.INTERPRET:
+            record = q[_RECORD]
+            q[_RIP] = _QUAD.from_address(record + 8).value
+            if reason == layout.Exit.INTERPRET:
                 self.processor.interpret(self.code.interpreted.get(record))
-                if not self.processor.goes_on():
-                    return
-                record = self._record()
-            else:  # ATTENTION, BUS_LOCK: the core's business
-                q[_RIP] = q[_EXIT_RIP]
-                return
+            elif self._fill():
+                return record
+            else:
+                self.processor.interpret()
+            return self._record() if self.processor.goes_on() else 0
+        if reason == layout.Exit.FAULT:
+            self._raise_fault()
+        q[_RIP] = q[_EXIT_RIP]  # ATTENTION, BUS_LOCK: the core's business
+        return 0
 
     def deliver(self, vector: int, error_code: int | None) -> bool:
         """Long mode: go to the handler of an event that is not software's.  False where more has
