@@ -84,7 +84,6 @@ class Process:
         self.on_execute: list[Callable[[Thread], None]] = [self.signals.after_exec]
         self.ending: Outcome | None = None
         self.failure: BaseException | None = None  # of the VMM itself
-        self._leader_status = 0
         self.lock = threading.RLock()  # threads, ending, pending_image
         self.changed = threading.Condition(self.lock)  # a thread ended, or something is pending
         self.observer.attached(self)
@@ -216,8 +215,6 @@ class Process:
         """exit: the thread ends, and the process with its last one; does not return."""
         with self.lock:
             thread.has_exited = True
-            if thread is self.leader:
-                self._leader_status = status
             if all(other.has_exited or other.must_end for other in self.threads):
-                self.end(Outcome(self._leader_status))
+                self.end(Outcome(status))
         raise EndThread

@@ -122,6 +122,8 @@ class Signals:
         calls = thread.quiet
         set_host_mask(calls, ALL)
         for signal, before in self._host_actions.items():
+            # Ignored for a moment: what still waits for the program is nobody else's.
+            set_host_action(calls, signal, Action(SIG_IGN).pack())
             set_host_action(calls, signal, before)
         thread.signal_block.leave(calls)
         set_host_mask(calls, self._host_mask)

@@ -20,8 +20,8 @@ from trapline.process.exceptions import GENERAL, handle_lost_page
 from trapline.process.machine import Processor, cpu_registers_start
 from trapline.process.monitor import FLUSH_POP
 from trapline.process.native import HostCalls
-from trapline.process.signal_entry import SignalBlock
-from trapline.process.signal_state import ThreadSignals
+from trapline.process.signal_entry import ALL, SignalBlock
+from trapline.process.signal_state import ThreadSignals, host_mask
 
 if TYPE_CHECKING:
     from trapline.process.process import Process
@@ -271,9 +271,12 @@ class Thread:
             self._finish_exit()
 
     def _finish_exit(self) -> None:
+        # Signals that wait would end each run before it began.
+        self.vcpu.set_signal_mask(ALL)
         exit = self.vcpu.run()
         while isinstance(exit, exits.Interrupted):
             exit = self.vcpu.run()
+        self.vcpu.set_signal_mask(host_mask(self.signals.mask))
         if not isinstance(exit, exits.Io):
             self.process.unexpected_exit(self, exit)
             return
