@@ -4,6 +4,7 @@ their dynamic symbols say."""
 from __future__ import annotations
 
 import lzma
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.trace.stopped import compile_c
+from trapline.trace.cfi import CallFrames
 from trapline.trace.image import Image
 from trapline.trace.symbols import Symbols
 
@@ -109,3 +111,25 @@ def test_files_that_are_no_elf_give_no_image(tmp_path):
         assert Image.open(str(tmp_path / name)) is None
     assert Image.open(str(tmp_path / "missing")) is None
     assert Image.open(str(tmp_path)) is None
+
+
+def test_an_image_holds_no_descriptor(program):
+    """A traced program may close any number, and expects the lowest free ones for itself."""
+    before = set(os.listdir("/proc/self/fd"))
+    image = opened(program)
+    frames = CallFrames(image)
+    assert frames.row(by_nm(program)["main"]) is not None
+    assert Symbols(image).function(by_nm(program)["main"]) is not None
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_that_is_replaced_meanwhile_is_not_mixed_up(program, tmp_path):
+    copied = tmp_path / "copied"
+    shutil.copy(program, copied)
+    image = opened(copied)
+    other = tmp_path / "other"
+    other.write_bytes(b"other" * 100_000)
+    other.rename(copied)
+    with pytest.raises(OSError, match="replaced"):
+        image.elf.stream.seek(1 << 18)
+        image.elf.stream.read(100)

@@ -5,7 +5,10 @@ Knows both sides' shapes and nothing else; runs on the guest threads' own host t
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Mapping
+from ctypes import byref
 
 from trapline.cli.kernel_log import KernelLog
 from trapline.process import Area, Outcome, Policy, Process, ProgramObserver, Thread
@@ -18,6 +21,12 @@ GENERAL = (
     *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip", "rflags"),
 )
 PROT_EXEC = 4
+_LIBC = ctypes.CDLL(None)
+_LIBC.process_vm_readv.restype = ctypes.c_ssize_t
+_LIBC.process_vm_readv.argtypes = [
+    *(ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong),
+    ctypes.c_ulong,
+]
 
 
 class StoppedThread:
@@ -40,7 +49,7 @@ class StoppedThread:
         return {**general, "fs_base": vcpu.fs_base, "gs_base": vcpu.gs_base}
 
     def read(self, linear: int, size: int) -> bytes:
-        return self._thread.process.memory.read_some(linear, size)
+        return read_host(self._thread.process.memory.host(linear), size)
 
     def region(self, linear: int) -> Region | None:
         area = self._thread.process.memory.areas.find(linear)
@@ -54,6 +63,23 @@ class TrappedThread(StoppedThread):
         registers, vcpu = self._thread.get_registers(), self._thread.vcpu
         general = {name: getattr(registers, name) for name in GENERAL}
         return {**general, "fs_base": vcpu.fs_base, "gs_base": vcpu.gs_base}
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+
+def read_host(host: int, size: int) -> bytes:
+    """Memory of this process, as much of it as there is.
+
+    Without the lock of the program's memory: whoever holds it may be waiting for this thread to
+    come out of the guest.
+    """
+    buffer = ctypes.create_string_buffer(size)
+    here = _Iovec(ctypes.addressof(buffer), size)
+    there = _Iovec(host, size)
+    done = _LIBC.process_vm_readv(os.getpid(), byref(here), 1, byref(there), 1, 0)
+    return buffer.raw[: max(done, 0)]
 
 
 def region_of(area: Area) -> Region:
@@ -78,13 +104,18 @@ class Watcher(ProgramObserver):
         *,
         hears_processor: bool,
         log: KernelLog | None,
+        follow: bool,
     ) -> None:
         self._recorder, self._writer = recorder, writer
-        self._hears_processor, self._log = hears_processor, log
+        self._hears_processor, self._log, self._follow = hears_processor, log, follow
+        self._is_silent = False  # in a child that is not followed
         self._process: Process | None = None
 
     def _thread(self) -> Thread | None:
-        return self._process.current_thread() if self._process is not None else None
+        """The guest thread that something happened to, if it is to be recorded."""
+        if self._process is None or self._is_silent:
+            return None
+        return self._process.current_thread()
 
     # What the process says.
 
@@ -96,7 +127,8 @@ class Watcher(ProgramObserver):
         self._recorder.start(pid, 0, arguments, executable)
 
     def executed(self, pid: int, executable: str, arguments: list[str]) -> None:
-        self._recorder.executed(arguments, executable)
+        if not self._is_silent:
+            self._recorder.executed(arguments, executable)
 
     def unmapped(self, pid: int, area: Area) -> None:
         self._recorder.unmapped(area.start, area.end)
@@ -111,12 +143,16 @@ class Watcher(ProgramObserver):
         self._recorder.flush()
 
     def became_child(self, parent: int, pid: int) -> None:
-        self._recorder.forked(pid, parent)
+        self._is_silent = not self._follow
+        if self._follow:
+            self._recorder.forked(pid, parent)
         if self._log is not None:
             self._log.forked()
         compiler().progress = None
 
     def ended(self, pid: int, outcome: Outcome) -> None:
+        if self._is_silent:
+            return
         code = None if outcome.signal else outcome.exit_status
         self._recorder.exited(code, outcome.signal or None)
         compiler().save()  # here, as no process of a guest leaves through Python's own exit

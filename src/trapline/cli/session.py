@@ -103,6 +103,7 @@ def _run(session: Session, writer: TraceWriter) -> int:
         writer,
         hears_processor=session.backend == "software",
         log=KernelLog() if policy.warns and session.warns else None,
+        follow=session.follow,
     )
     try:
         if session.backend == "software":

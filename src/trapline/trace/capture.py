@@ -6,6 +6,8 @@ report and never the traced program.
 
 from __future__ import annotations
 
+import itertools
+import threading
 from typing import Any
 
 from trapline.trace.cfi import CallFrames
@@ -26,6 +28,8 @@ class Capture:
         self._disassemble = disassemble
         self.stack_pointers: dict[int, int] = {}
         self._numbers: dict[Region, int] = {}
+        self._next_number = itertools.count(1)
+        self._opening = threading.Lock()  # files have one position for all threads
         self._images: dict[tuple[str | None, int], tuple[Image, CallFrames] | None] = {}
 
     def circumstances(
@@ -55,7 +59,9 @@ class Capture:
         if region is None:
             return None
         if region not in self._numbers:
-            self._numbers[region] = len(self._numbers) + 1
+            number = next(self._next_number)
+            if self._numbers.setdefault(region, number) != number:
+                return self._numbers[region]  # another thread was first
             found = self._image(region, thread)
             image = found[0] if found is not None else None
             maps.append(
@@ -147,12 +153,14 @@ class Capture:
         if region.path is None and region.name != "[vdso]":
             return None
         key = (region.path, 0 if region.path else region.start)
-        if key not in self._images:
-            if region.path is not None:
-                image = Image.open(region.path)
-            else:
-                image = Image.from_bytes(thread.read(region.start, region.end - region.start))
-            self._images[key] = (image, CallFrames(image)) if image is not None else None
+        with self._opening:
+            if key not in self._images:
+                if region.path is not None:
+                    image = Image.open(region.path)
+                else:
+                    image = Image.from_bytes(thread.read(region.start, region.end - region.start))
+                ready = (image.read_ahead(), CallFrames(image)) if image is not None else None
+                self._images[key] = ready
         return self._images[key]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -119,16 +120,19 @@ class CallFrames:
         self._image = image
         self._tables = [table for table in (_searchable(image),) if table is not None]
         self._is_listed = False
+        self._listing = threading.Lock()
         self.row = lru_cache(4096)(self._row)
 
     def _row(self, vaddr: int) -> Row | None:
         """The rules at an address, or None where the image says nothing about it."""
         row = self._find(vaddr)
-        if row is None and not self._is_listed:
-            self._is_listed = True
-            self._tables += _listed(self._image, with_eh_frame=not self._tables)
-            row = self._find(vaddr)
-        return row
+        if row is not None or self._is_listed:
+            return row
+        with self._listing:
+            if not self._is_listed:
+                self._tables += _listed(self._image, with_eh_frame=not self._tables)
+                self._is_listed = True
+        return self._find(vaddr)
 
     def _find(self, vaddr: int) -> Row | None:
         for table in self._tables:

@@ -8,9 +8,11 @@ Nothing here knows what the records mean.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +23,7 @@ Record = dict[str, Any]
 
 # Above what shells and programs use, so that the guest's own descriptors stay its own.
 HIGH_DESCRIPTOR = 900
+APPENDING = os.O_WRONLY | os.O_APPEND
 PENDING_BYTES = 1 << 20
 
 
@@ -38,7 +41,7 @@ class TraceWriter:
         self._pending: list[bytes] = []
         self._is_line_broken = False
         self._dropped = 0
-        self._descriptor = _open(self.path, os.O_CREAT | os.O_TRUNC)
+        self._descriptor = open_high(self.path, APPENDING | os.O_CREAT | os.O_TRUNC)
         self._identity = _identity(self._descriptor)
         self.write({MAGIC: VERSION, **header})
 
@@ -95,9 +98,9 @@ class TraceWriter:
     def _append(self, line: bytes) -> int:
         """Write once; if the guest closed or replaced our descriptor, open the file again."""
         if not self._is_ours():
-            self._descriptor = _open(self.path, 0)
+            self._descriptor = open_high(self.path, APPENDING)
             self._identity = _identity(self._descriptor)
-        return os.write(self._descriptor, line)
+        return _write(self._descriptor, line)
 
     def _is_ours(self) -> bool:
         try:
@@ -112,15 +115,29 @@ class TraceWriter:
             self._dropped += 1
 
 
-def _open(path: str, flags: int) -> int:
-    """A descriptor for appending, moved out of the guest's way."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o666)
+def open_high(path: str, flags: int) -> int:
+    """A descriptor out of the guest's way."""
+    descriptor = os.open(path, os.O_CLOEXEC | flags, 0o666)
     try:
         high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, HIGH_DESCRIPTOR)
     except OSError:  # a low RLIMIT_NOFILE
         return descriptor
     os.close(descriptor)
     return high
+
+
+def _write(descriptor: int, line: bytes) -> int:
+    """os.write, without the SIGXFSZ that a file size limit has for who writes beyond it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGXFSZ})
+    try:
+        return os.write(descriptor, line)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            signal.sigtimedwait({signal.SIGXFSZ}, 0)
+        raise
+    finally:
+        if signal.SIGXFSZ not in before:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGXFSZ})
 
 
 def _identity(descriptor: int) -> tuple[int, int]:

@@ -5,10 +5,11 @@ Knows files and link-time addresses ("vaddr"); nothing here knows where anything
 
 from __future__ import annotations
 
+import errno
 import io
 import lzma
 import os
-import weakref
+import stat
 import zlib
 from collections.abc import Iterator
 from functools import cached_property
@@ -18,7 +19,10 @@ from typing import IO, Any, NamedTuple
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
+from trapline.trace.file import open_high
+
 DEBUG_ROOT = Path("/usr/lib/debug")
+BUFFER = 1 << 16
 PAGE = 4096
 PF_X = 1
 
@@ -33,12 +37,49 @@ class Segment(NamedTuple):
     is_executable: bool
 
 
+class PathStream(io.RawIOBase):
+    """A file that is open only while it is read.
+
+    Images are read inside the traced process, whose program closes, counts and reuses descriptors
+    as it likes.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path, self._at = path, 0
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        self._identity, self._size = (status.st_dev, status.st_ino), status.st_size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(base + offset, 0)
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        descriptor = open_high(self._path, os.O_RDONLY)
+        try:
+            status = os.fstat(descriptor)
+            if (status.st_dev, status.st_ino) != self._identity:
+                raise OSError(errno.ESTALE, "the file was replaced", self._path)
+            done = os.preadv(descriptor, [buffer], self._at)
+        finally:
+            os.close(descriptor)
+        self._at += done
+        return done
+
+
 class Image:
     """An ELF file that is (or was) mapped into a traced program."""
 
     def __init__(self, stream: IO[bytes], path: str | None = None) -> None:
         self.path = path
-        weakref.finalize(self, stream.close)
         self.elf = ELFFile(stream)
         if self.elf.get_machine_arch() not in ("x64", "x86"):
             raise ELFError(f"{path} is for another processor")
@@ -47,7 +88,7 @@ class Image:
     def open(cls, path: str) -> Image | None:
         """The image in a file, or None where there is no readable x86 ELF file."""
         try:
-            return cls(open(path, "rb"), path)
+            return cls(io.BufferedReader(PathStream(path), BUFFER), path)
         except (OSError, ELFError, ValueError):
             return None
 
@@ -58,6 +99,11 @@ class Image:
             return cls(io.BytesIO(content))
         except (ELFError, ValueError):
             return None
+
+    def read_ahead(self) -> Image:
+        """Read now what threads ask of an image they share: files have one position for all."""
+        _ = self.segments, self.build_id
+        return self
 
     @cached_property
     def segments(self) -> list[Segment]:

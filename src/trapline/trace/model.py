@@ -129,6 +129,7 @@ class _Reader:
         self._programs: dict[tuple[int, int], TracedProgram] = {}
         self._sites: dict[tuple[int, int, int], TracedSite] = {}
         self._counts: dict[tuple[int, int, int], Record] = {}
+        self._records: list[tuple[TracedProgram, Record]] = []
 
     def on_start(self, record: Record) -> None:
         self._begin(record)
@@ -151,7 +152,9 @@ class _Reader:
         self._trace.thread_names[record["tid"]] = record["name"]
 
     def on_site(self, record: Record) -> None:
-        owner = self._owner(record)
+        self._records.append((self._owner(record), record))
+
+    def _site(self, owner: TracedProgram, record: Record) -> None:
         memory: dict[str, Any] = record.get("memory") or {}
         stack = [
             TracedFrame(
@@ -182,7 +185,9 @@ class _Reader:
         self._trace.event_limit = record["limit"]
 
     def on_undefined(self, record: Record) -> None:
-        owner = self._owner(record)
+        self._records.append((self._owner(record), record))
+
+    def _undefined(self, owner: TracedProgram, record: Record) -> None:
         self._trace.undefined.append(
             Undefined(
                 owner,
@@ -202,7 +207,13 @@ class _Reader:
         self._trace.exit_signal = record.get("signal")
 
     def finish(self) -> None:
-        """Join sites with their counts, which may stand before or after them in the file."""
+        """Join sites with mappings and counts, which may stand before or after them: threads
+        write as they come."""
+        for owner, record in self._records:
+            try:
+                (self._site if record["record"] == "site" else self._undefined)(owner, record)
+            except (KeyError, TypeError, ValueError):
+                self._trace.damaged_lines += 1
         for key, site in self._sites.items():
             counted = self._counts.get(key)
             # A site whose counts were lost with its writer happened at least once.
