@@ -44,9 +44,9 @@ trapline: 12,345 bus locks at 1 site in ./program -x  (exit status 0)
    memory      heap
    who         thread 10 of process 10 (program), CPL 3; #DB, a trap after the instruction
    when        from 0.500 s to 1.500 s
-   called by   an unknown function of /no/such/program
-   fix         Allocators align their blocks, so it is the offset in the block: make the field \
-4-byte aligned (no packed struct, alignas(4), or 2 bytes of padding before it).
+   called by   an unknown function of program
+   fix         Allocators align their blocks, so it is the offset in the block: make the field
+               4-byte aligned (no packed struct, alignas(4), or 2 bytes of padding before it).
 """
     )
 

@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Trace the demo program; its report is what this verb prints."""
     with _demo_program() as path:
-        status, summary = trace(Session([str(path)], warns=False), None)
+        shortest = min(str(path), os.path.relpath(path), key=len)
+        status, summary = trace(Session([shortest], warns=False), None)
         if summary is not None:
             write_report(summary, sys.stdout, options)
     return status

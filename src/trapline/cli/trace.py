@@ -185,7 +185,8 @@ def _report_stream(options: argparse.Namespace) -> Iterator[TextIO | None]:
         yield sys.stderr
         return
     try:
-        stream = Path(options.report_file).open("w", encoding="utf-8")  # noqa: SIM115 - closed below
+        path = Path(options.report_file)
+        stream = path.open("w", encoding="utf-8")
     except OSError as error:
         raise Failure(f"cannot write {options.report_file}: {reason(error)}") from None
     with stream:

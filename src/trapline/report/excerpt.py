@@ -10,6 +10,7 @@ from trapline.trace import Location
 
 AROUND = 1
 LONGEST_FILE = 4 << 20
+CHECKOUT = 60  # seconds: a checkout or an installation writes files in any order
 
 
 class Excerpt(NamedTuple):
@@ -29,7 +30,8 @@ def find_excerpt(where: Location) -> Excerpt | None:
             if path.stat().st_size > LONGEST_FILE or not path.is_file():
                 continue
             text = path.read_text(errors="replace").splitlines()
-            is_newer = where.module is not None and _changed(path) > _changed(Path(where.module))
+            module = Path(where.module) if where.module is not None else path
+            is_newer = _changed(path) > _changed(module) + CHECKOUT
         except OSError:
             continue
         if where.line > len(text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import TextIO
@@ -20,6 +21,7 @@ from trapline.trace import Location
 TOP = 10
 BRIEF = 20
 FRAMES = 8
+COLUMNS = 85  # of running text, beside the labels
 SIGNALLED = {
     "db": "#DB, a trap after the instruction",
     "none": "not signalled",
@@ -138,17 +140,19 @@ class _Writer:
         if site.count > 1:
             yield "when", Text(f"from {site.first_time:.3f} s to {site.last_time:.3f} s")
         yield from _callers(site)
-        yield "fix", Text(plain(advise(site)), "green")
+        for number, line in enumerate(textwrap.wrap(plain(advise(site)), COLUMNS)):
+            yield "" if number else "fix", Text(line, "green")
 
 
-def place_name(where: Location) -> Text:
+def place_name(where: Location, *, is_brief: bool = False) -> Text:
     """Function and line, or the next best that is known."""
     function = plain(where.function or "an unknown function")
     name = Text(function, "bold" if where.function else "")
     if where.file is not None:
         name.append(" at ", "dim").append(f"{plain(where.file)}:{where.line or '?'}")
     elif where.module is not None:
-        name.append(" of ", "dim").append(plain(where.module))
+        module = where.module.rsplit("/", 1)[-1] if is_brief else where.module
+        name.append(" of ", "dim").append(plain(module))
     return name
 
 
@@ -198,7 +202,7 @@ def _callers(site: Site) -> Iterator[tuple[str, Text]]:
     last = ""
     for inner, frame in list(pairwise(frames))[:FRAMES]:
         label = "inlined in" if inner.where.is_inlined else "called by"
-        yield label if label != last else "", place_name(frame.where)
+        yield label if label != last else "", place_name(frame.where, is_brief=True)
         last = label
     if len(frames) > FRAMES + 1:
         yield "", Text(f"and {plural(len(frames) - FRAMES - 1, 'more frame')}", "dim")
