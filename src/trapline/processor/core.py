@@ -167,6 +167,8 @@ class Core:
         """One instruction, with what it causes at its end; faults are delivered."""
         try:
             boundary.before(self)
+            if self.state.activity:  # shut down there, or still waiting
+                return
             self.interpret()
             boundary.after(self)
         except Fault as fault:
@@ -206,6 +208,8 @@ class Core:
         state = self.state
         try:
             boundary.before(self)
+            if state.activity:  # shut down there, or still waiting
+                return
             if self.engine is None or boundary.must_step(self):
                 self.interpret()
             else:
