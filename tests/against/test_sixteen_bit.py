@@ -233,3 +233,13 @@ def test_real_mode(
     for name, value in wanted.items():
         got = getattr(real.state, name)
         assert got == value, f"{name} {got:#x}, not {value:#x}"
+
+
+@pytest.mark.parametrize("engine", ["interp", "jit"])
+def test_nothing_is_executed_after_a_shutdown(engine: str) -> None:
+    """The single-step trap finds no room on the stack, nor do #SS and #DF (SDM 3A, 6.15, #DF)."""
+    real = Real(engine)
+    real.put(CODE + IP, bytes.fromhex("90 90 90 f4"))
+    real.state.rsp, real.state.rflags = 1, 0x102
+    real.core.run()
+    assert (real.state.activity, real.state.rip) == (2, IP + 1)
