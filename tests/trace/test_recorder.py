@@ -9,7 +9,6 @@ import os
 import shutil
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -194,11 +193,11 @@ def test_counts_are_exact_from_many_threads(program, folder, recorded):
 
 def test_a_site_is_one_instruction_with_one_cause_and_outcome(program, folder, recorded):
     lock, thread = split_lock(program, folder, "s")
-    others = [replace(lock, cause=Cause.UNCACHED), replace(lock, size=8), replace(lock, cpl=0)]
+    others = [lock._replace(cause=Cause.UNCACHED), lock._replace(size=8), lock._replace(cpl=0)]
     for one in (lock, *others):
         recorded.recorder.bus_lock(one, Outcome.DB, thread)
     recorded.recorder.bus_lock(lock, Outcome.AC, thread)
-    recorded.recorder.bus_lock(replace(lock, linear=lock.linear + 640), Outcome.DB, thread)
+    recorded.recorder.bus_lock(lock._replace(linear=lock.linear + 640), Outcome.DB, thread)
     counts = [site.count for site in recorded.read().sites]
     assert sorted(counts) == [1, 1, 1, 1, 2]
 
@@ -230,7 +229,7 @@ def test_single_events_are_bounded_and_the_bound_is_said(program, folder, tmp_pa
     recorded = Recorded(tmp_path / "trace", program, event_limit=10)
     lock, thread = split_lock(program, folder, "s")
     for number in range(25):
-        moved = replace(lock, linear=lock.linear + 64 * number)
+        moved = lock._replace(linear=lock.linear + 64 * number)
         recorded.recorder.bus_lock(moved, Outcome.DB, thread)
     trace = recorded.read()
     assert [event["linear"] for event in trace.events] == [

@@ -7,9 +7,8 @@ delivers and who intercepts is decided elsewhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
 
 from trapline.arch.cpuid import UC_LOCK_DISABLE
 from trapline.arch.debug import DR6_BUS_LOCK
@@ -29,14 +28,14 @@ CACHE_LINE = 64
 _GP, _AC = 13, 17
 
 
-class Cause(Enum):
+class Cause(StrEnum):
     """Why a locked access could not be done in the cache."""
 
     SPLIT = "split"
     UNCACHED = "uncached"
 
 
-class Outcome(Enum):
+class Outcome(StrEnum):
     """What the architecture signalled for a bus lock."""
 
     NONE = "none"
@@ -45,8 +44,7 @@ class Outcome(Enum):
     AC = "ac"  # prevented: the access was refused by split-lock #AC
 
 
-@dataclass(frozen=True, slots=True)
-class BusLock:
+class BusLock(NamedTuple):
     """One bus lock, as it happened.  `rip` is the culprit, `next_rip` what a trap reports."""
 
     rip: int

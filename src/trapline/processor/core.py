@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _PENDING, _SHADOW = INDEX["pending_debug"], INDEX["interrupt_shadow"]
 _ATTENTION, _ACTIVITY = INDEX["attention"], INDEX["activity"]
 _FLAGS, _DR7, _BUS_LOCK_SEEN = INDEX["system_flags"], INDEX["dr7"], INDEX["bus_lock_seen"]
+_COUNTED = INDEX["bus_lock_counted"]
 _MXCSR_MASKS = 0x1F80
 _FCW_MASKS = 0x3F
 
@@ -250,8 +251,11 @@ class Core:
     def hand_over_bus_locks(self) -> None:
         """Give the observer what native code has counted.  On the processor's own thread, or
         while it is not running."""
-        for total in self._sites.drain():
-            self._hand_over(total)
+        q = self.state.q
+        if q[_COUNTED]:
+            q[_COUNTED] = 0
+            for total in self._sites.drain():
+                self._hand_over(total)
 
     def _hand_over(self, total: SiteTotal | None) -> None:
         if total is not None and total.times and self.observer is not None:

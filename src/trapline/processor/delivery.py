@@ -58,11 +58,10 @@ def enter(core: Core, vector: int, error_code: int | None, kind: int, length: in
     state = core.state
     rip = state.q[_RIP]
     is_software = kind >= SOFTWARE_INTERRUPT
-    is_long = state.q[_EFER] & EFER_LMA
-    if is_long and core.engine is not None and not is_software:
-        if core.engine.deliver(vector, error_code):
-            core.memory.privilege_changed()
-            return
+    is_long, engine = state.q[_EFER] & EFER_LMA, core.engine
+    if is_long and engine and not is_software and engine.deliver(vector, error_code):
+        core.memory.privilege_changed()
+        return
     if is_software:
         wide = segment.code_mode(state)[0] == 64
         rip = rip + length & (_MASK_64 if wide else 0xFFFFFFFF)

@@ -28,7 +28,7 @@ PRIVILEGED_SOFTWARE_EXCEPTION: Final = 5
 SOFTWARE_EXCEPTION: Final = 6
 
 
-@dataclass(slots=True)
+@dataclass(init=False)
 class VmExit:
     """Why the guest was left, as the exit-information fields hold it; one object an exit.
 
@@ -46,6 +46,24 @@ class VmExit:
     guest_physical: int = 0
     guest_linear: int = 0
     instruction_information: int = 0
+
+    def __init__(
+        self,
+        reason: int,
+        qualification: int = 0,
+        instruction_length: int = 0,
+        interruption_info: int = 0,
+        error_code: int = 0,
+        **others: int,
+    ) -> None:
+        # What most exits do not have stays with the class.
+        self.reason = reason
+        self.qualification = qualification
+        self.instruction_length = instruction_length
+        self.interruption_info = interruption_info
+        self.error_code = error_code
+        if others:
+            vars(self).update(others)
 
 
 class Leave(Exception):  # a way out of the guest, not an error

@@ -58,6 +58,7 @@ _NAMES: list[str] = [
     "bus_lock_rip", "bus_lock_next_rip", "bus_lock_linear",
     "bus_lock_size", "bus_lock_cause", "bus_lock_count",
     "bus_lock_signals",  # AFTER_BUS_LOCK, BEFORE_BUS_LOCK: every one must come back to Python
+    "bus_lock_counted",  # not 0: some silent bus locks have only been counted
     "bus_lock_table",  # sites that only count: see jit.runtime
     "running",  # 1 while native code may touch guest memory
     # What native code must know to do system instructions by itself.

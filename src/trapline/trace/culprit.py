@@ -7,7 +7,7 @@ locks memory, and its operand, with the registers as they are now, says which.
 from __future__ import annotations
 
 import re
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 from trapline.trace.operand import Disassemble, evaluate
@@ -25,7 +25,7 @@ _LOCKING = re.compile(r"(lock .*|xchg .*)\[", re.IGNORECASE)
 _REGISTER = re.compile(r",\s*([a-z0-9]+)$|\s([a-z0-9]+)\s*,", re.IGNORECASE)
 
 
-class GuessedCause(Enum):
+class GuessedCause(StrEnum):
     """The processor's causes, as far as they can be told from an address."""
 
     SPLIT = "split"

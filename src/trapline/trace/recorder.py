@@ -115,7 +115,7 @@ class Recorder:
 
     def bus_lock(self, lock: Locked, outcome: Outcome, thread: GuestThread) -> None:
         """One bus lock, its thread stopped after the instruction."""
-        key = (lock.rip, lock.size, lock.cpl, lock.cause.value, outcome.value)
+        key = (lock.rip, lock.size, lock.cpl, lock.cause, outcome)
         now = time.monotonic() - self._started
         site, is_new = self._count(key, 1, thread.tid, now)
         if is_new:
@@ -125,7 +125,7 @@ class Recorder:
 
     def bus_lock_total(self, last: Locked, count: int, thread: GuestThread) -> None:
         """`count` bus locks of one instruction that signalled nothing; `last` is the last one."""
-        key = (last.rip, last.size, last.cpl, last.cause.value, NO_SIGNAL)
+        key = (last.rip, last.size, last.cpl, last.cause, NO_SIGNAL)
         now = time.monotonic() - self._started
         site, is_new = self._count(key, count, thread.tid, now)
         if is_new:
@@ -205,7 +205,7 @@ class Recorder:
             "physical": lock.physical,
             "size": lock.size,
             "cpl": lock.cpl,
-            "cause": lock.cause.value,
+            "cause": lock.cause,
             "outcome": outcome,
         }
         captured, maps = self._capture.circumstances(lock, thread, is_current)

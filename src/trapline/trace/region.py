@@ -6,13 +6,6 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 
-class _Named(Protocol):
-    """An enumeration's member, for the word it stands for."""
-
-    @property
-    def value(self) -> str: ...
-
-
 class Region(NamedTuple):
     """One mapping, as /proc/PID/maps shows it: the guest's own view of its address space."""
 
@@ -67,7 +60,7 @@ class Locked(Protocol):
     @property
     def cpl(self) -> int: ...
     @property
-    def cause(self) -> _Named: ...
+    def cause(self) -> str: ...
 
 
 class LastLock(NamedTuple):
@@ -78,5 +71,5 @@ class LastLock(NamedTuple):
     linear: int
     size: int
     cpl: int
-    cause: _Named
+    cause: str
     physical: int | None = None

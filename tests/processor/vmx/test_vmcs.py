@@ -64,7 +64,18 @@ def test_two_vmcss_on_one_core_do_not_share_state() -> None:
 
 def test_exit_information_is_that_of_the_last_exit() -> None:
     vmcs = Vmcs()
-    vmcs.exit = VmExit(48, 0x83, 3, 0x80000301, 4, 0x80000202, 5, 0x1000, 0x2000, 7)
+    vmcs.exit = VmExit(
+        48,
+        0x83,
+        3,
+        0x80000301,
+        4,
+        vectoring_info=0x80000202,
+        vectoring_error_code=5,
+        guest_physical=0x1000,
+        guest_linear=0x2000,
+        instruction_information=7,
+    )
     names = (
         *("VM_EXIT_REASON", "EXIT_QUALIFICATION", "VM_EXIT_INSTRUCTION_LEN"),
         *("VM_EXIT_INTR_INFO", "VM_EXIT_INTR_ERROR_CODE", "IDT_VECTORING_INFO_FIELD"),

@@ -9,10 +9,13 @@ import ctypes
 import mmap
 from typing import TYPE_CHECKING, Protocol
 
+from trapline.arch.descriptor import AR_DB, AR_L
+from trapline.arch.registers import EFER_LMA
 from trapline.processor.fault import Fault
 from trapline.processor.jit import layout
 from trapline.processor.jit.blocks import Block, CodeCache, mode_key
 from trapline.processor.memory import NonCanonical
+from trapline.processor.memory.host import QUADS
 from trapline.processor.state import INDEX
 
 if TYPE_CHECKING:
@@ -28,7 +31,10 @@ _MXCSR, _FCW, _EFER = INDEX["mxcsr"], INDEX["fcw"], INDEX["efer"]
 _CR0, _CR4, _ATTENTION = INDEX["cr0"], INDEX["cr4"], INDEX["attention"]
 _CS_ATTRIBUTES, _SS_ATTRIBUTES = INDEX["cs_attributes"], INDEX["ss_attributes"]
 _FETCH, _READ, _WRITE = 4, 1, 2
-_QUAD = ctypes.c_uint64
+_LINK, _FAULT = int(layout.Exit.LINK), int(layout.Exit.FAULT)
+_INTERPRET = int(layout.Exit.INTERPRET)
+_UNKNOWN = (int(layout.Exit.LOOKUP), _LINK)  # no record is at hand for the next instruction
+_PYTHON = (_INTERPRET, int(layout.Exit.MEMORY))  # Python is asked about an instruction
 _MANY = 2000  # entries: beyond, the kernel empties the memory faster than we do
 _CACHE_SIZE = layout.JUMP_CACHE_ENTRY << layout.JUMP_CACHE_BITS
 
@@ -112,11 +118,9 @@ class Engine:
         enter = code.compiler.runtime["trapline_enter"]
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
         self._enter = prototype(enter)
-        words = (ctypes.c_uint64,) * 4
         # Too short to be worth giving up the GIL.
-        self._deliver = ctypes.PYFUNCTYPE(ctypes.c_uint64, *words)(
-            code.compiler.runtime["trapline_deliver"]
-        )
+        prototype = ctypes.PYFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 4)
+        self._deliver = prototype(code.compiler.runtime["trapline_deliver"])
         self.entries = 0
         self.generation = code.generation
         code.follow(self)
@@ -209,10 +213,10 @@ class Engine:
 
     def run(self) -> None:
         """Run until something must be looked at between two instructions."""
-        q, code, memory = self.state.q, self.code, self.memory
+        q, code, processor, memory = self.state.q, self.code, self.processor, self.memory
         enter, address = self._enter, self.state.address
         record = self._record()
-        while record:
+        while True:
             if code.generation != self.generation:
                 self._follow_generation()
                 record = self._record()
@@ -221,35 +225,29 @@ class Engine:
             enter(address, record)
             if q[_TLB] != table:  # native code went to another ring
                 memory.privilege_changed()
-            record = self._after_exit(q[_REASON])
-
-    def _after_exit(self, reason: int) -> int:
-        """Do what native code came back for; the record to go on with, 0 if the core is to look."""
-        q = self.state.q
-        if reason == layout.Exit.LOOKUP or reason == layout.Exit.LINK:
-            q[_RIP] = q[_EXIT_RIP]
-            if q[_ATTENTION]:  # native code does not look on its way forward
-                return 0
-            link = q[_NEXT]
-            record = self.find(q[_RIP]).record
-            # The old generation's records are still there, but must not lead to new ones.
-            if reason == layout.Exit.LINK and self.code.generation == self.generation:
-                _QUAD.from_address(link).value = record
-            return record
-        if reason == layout.Exit.MEMORY or reason == layout.Exit.INTERPRET:
-            record = q[_RECORD]
-            q[_RIP] = _QUAD.from_address(record + 8).value
-            if reason == layout.Exit.INTERPRET:
-                self.processor.interpret(self.code.interpreted.get(record))
-            elif self._fill():
-                return record
-            else:
-                self.processor.interpret()
-            return self._record() if self.processor.goes_on() else 0
-        if reason == layout.Exit.FAULT:
-            self._raise_fault()
-        q[_RIP] = q[_EXIT_RIP]  # ATTENTION, BUS_LOCK: the core's business
-        return 0
+            reason = q[_REASON]
+            if reason in _UNKNOWN:
+                q[_RIP] = q[_EXIT_RIP]
+                if q[_ATTENTION]:  # native code does not look on its way forward
+                    return
+                link = q[_NEXT]
+                record = self.find(q[_RIP]).record
+                # Old records are still there, but must not lead to new ones.
+                if reason == _LINK and code.generation == self.generation:
+                    QUADS[link >> 3] = record
+            elif reason in _PYTHON:
+                record = q[_RECORD]
+                q[_RIP] = QUADS[record + 8 >> 3]
+                if reason == _INTERPRET or not self._fill():
+                    processor.interpret(code.interpreted.get(record))
+                    if not processor.goes_on():
+                        return
+                    record = self._record()
+            elif reason == _FAULT:
+                self._raise_fault()
+            else:  # ATTENTION, BUS_LOCK: the core's business
+                q[_RIP] = q[_EXIT_RIP]
+                return
 
     def deliver(self, vector: int, error_code: int | None) -> bool:
         """Long mode: go to the handler of an event that is not software's.  False where more has
@@ -264,7 +262,7 @@ class Engine:
         cache = self.caches[q[_CPL] == 3]
         q[_JUMP_CACHE] = cache.address
         rip = q[_RIP]
-        at = 2 * jump_cache_index(rip)
+        at = 2 * ((rip ^ rip >> 12) & _MASK)  # jump_cache_index
         words = cache.words
         return words[at + 1] if words[at] == rip else self.find(rip).record
 
@@ -277,10 +275,9 @@ class Engine:
     def _follow_mode(self) -> None:
         """Forget what the jump caches hold if it is code of another mode."""
         q = self.state.q
-        signature = (
-            q[_MXCSR] & 0x1F80, q[_FCW] & 0x3F, q[_CR0], q[_CR4], q[_EFER],
-            q[_CS_ATTRIBUTES], q[_SS_ATTRIBUTES],
-        )  # fmt: skip
+        efer, code = q[_EFER], q[_CS_ATTRIBUTES] & (AR_L | AR_DB)
+        stack = 0 if code & AR_L and efer & EFER_LMA else q[_SS_ATTRIBUTES] & AR_DB
+        signature = (q[_MXCSR] & 0x1F80, q[_FCW] & 0x3F, q[_CR0], q[_CR4], efer, code, stack)
         if signature == self._signature:
             return
         mode = self._modes.get(signature)
@@ -333,7 +330,7 @@ class Engine:
 
     def _raise_fault(self) -> None:
         q = self.state.q
-        q[_RIP] = _QUAD.from_address(q[_RECORD] + 8).value
+        q[_RIP] = QUADS[q[_RECORD] + 8 >> 3]
         detail = self.state.exit_detail
         code = detail >> 8 & 0xFFFFFFFF if detail >> 40 & 1 else None
         raise Fault(detail & 0xFF, code)
@@ -356,5 +353,5 @@ class Engine:
             return False  # #GP or #SS: the reference engine knows the segment
         if access == layout.Access.LOCK:
             at = state.tlb + layout.TLB_ENTRY * (linear >> 12 & layout.TLB_INDEX_MASK)
-            return bool(_QUAD.from_address(at + layout.TAG_LOCK).value == linear | 0xFFF)
+            return bool(QUADS[at + layout.TAG_LOCK >> 3] == linear | 0xFFF)
         return True

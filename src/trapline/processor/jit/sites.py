@@ -63,8 +63,6 @@ class SiteTable:
 
     def drain(self) -> Iterator[SiteTotal]:
         """What every site has counted since the last time."""
-        if not self._facts:
-            return
         for at in range(0, _ENTRIES * _WORDS, _WORDS):
             if self._words[at] and self._words[at + 1]:
                 yield self._take(at, self._words[at])

@@ -76,7 +76,7 @@ def _push(d: Shortcut, stack: Ssa, flags: Ssa, has_error_code: Ssa) -> Ssa:
 def _deliver() -> str:
     """(state, vector, error code, whether there is one) -> 1 if it has been delivered."""
     parameters = "(ptr %s, i64 %vector, i64 %error_code, i64 %with_code)"
-    d = Shortcut(f"define i64 @trapline_deliver{parameters}", "ret i64 0")
+    d = Shortcut(f"define i32 @trapline_deliver{parameters}", "ret i32 0")
     f = d.f
     entry = f.op("shl", Ssa("%vector", "i64"), integer(4, 64))
     d.require_most(d.plus(entry, 15), d.get("idtr_limit"))
@@ -95,7 +95,7 @@ def _deliver() -> str:
     _commit(d, gate, high, system, rsp)
     d.fill("cs", selector, descriptor)
     d.enter_ring(0)
-    f.line("ret i64 1")
+    f.line("ret i32 1")
     return d.text()
 
 

@@ -28,6 +28,7 @@ define void @trapline_end_lock(ptr %s, ptr %r, ptr %t, i64 %linear, i64 %size)
 {slot("bus_lock_count", "count", "i64")}{slot("bus_lock_signals", "signals", "i64")}
 {slot("debugctl", "debugctl", "i64")}{slot("cpl", "cpl", "i64")}
 {slot("bus_lock_table", "table", "ptr")}{_notes}{slot("bus_lock_seen", "seen")}
+{slot("bus_lock_counted", "counted")}
   %count1 = add i64 %count, 1
   store i64 %count1, ptr %count.p
   %rip.p = getelementptr i8, ptr %r, i64 8
@@ -58,6 +59,7 @@ add:
   store i64 %n1, ptr %n.p
   %last.p = getelementptr i8, ptr %site, i64 16
   store i64 %linear, ptr %last.p
+  store i64 1, ptr %counted.p
   ret void
 tell:
   store i64 %rip, ptr %lrip.p
