@@ -204,7 +204,7 @@ def rename(thread: Thread, name: str) -> None:
     text = os.fsencode(name)[:15]
     thread.name = text.decode("utf-8", "replace")
     buffer = ctypes.create_string_buffer(text)
-    thread.calls(NUMBERS["prctl"], _PR_SET_NAME, ctypes.addressof(buffer))
+    thread.quiet(NUMBERS["prctl"], _PR_SET_NAME, ctypes.addressof(buffer))
 
 
 def clear_memory(memory: GuestMemory) -> None:

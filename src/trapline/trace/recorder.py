@@ -7,6 +7,7 @@ looked up later, from the file.
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Mapping
@@ -68,6 +69,7 @@ class Recorder:
         self._last_number = 0
         self._undefined: set[int] = set()
         self._capture = Capture(self._disassemble)
+        self._capturing = threading.Lock()  # a mapping is written before what names it
         self._named: dict[int, str] = {}
 
     def start(self, pid: int, parent: int, program: list[str], executable: str) -> None:
@@ -137,9 +139,10 @@ class Recorder:
             if rip in self._undefined:
                 return
             self._undefined.add(rip)
-        maps: list[Record] = []
-        number = self._capture.region_number(thread.region(rip), maps, thread)
-        self._writer.write(*map(self._stamped, maps))
+        with self._capturing:
+            maps: list[Record] = []
+            number = self._capture.region_number(thread.region(rip), maps, thread)
+            self._writer.write(*map(self._stamped, maps))
         self._say("undefined", tid=thread.tid, rip=rip, code=code.hex(), text=text, map=number)
 
     def flush(self) -> None:
@@ -208,10 +211,11 @@ class Recorder:
             "cause": lock.cause,
             "outcome": outcome,
         }
-        captured, maps = self._capture.circumstances(lock, thread, is_current)
-        records = [self._stamped(region) for region in maps]
-        records += self._thread_named(thread)
-        self._writer.write(*records, self._stamped({"record": "site", **fields, **captured}))
+        with self._capturing:
+            captured, maps = self._capture.circumstances(lock, thread, is_current)
+            records = [self._stamped(region) for region in maps]
+            records += self._thread_named(thread)
+            self._writer.write(*records, self._stamped({"record": "site", **fields, **captured}))
 
     def _thread_named(self, thread: GuestThread) -> list[Record]:
         if self._named.get(thread.tid) == thread.name:
@@ -231,7 +235,10 @@ class Recorder:
         if self._wake is None:
             self._wake = threading.Event()
             flusher = threading.Thread(target=self._flush_soon, args=(self._wake,), daemon=True)
+            # Signals are for threads of the program; this one inherits that it gets none.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             flusher.start()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals() - before)
         self._wake.set()
 
     def _flush_soon(self, wake: threading.Event) -> None:
