@@ -10,8 +10,11 @@ from tests.process.c_programs import compiled
 from tests.process.conftest import Run
 
 
-def test_children_share_with_their_parents_what_they_do_natively(guest: Run, native: Run) -> None:
-    program = compiled("children")
+@pytest.mark.parametrize("name", ["children", "spawning"])
+def test_children_share_with_their_parents_what_they_do_natively(
+    name: str, guest: Run, native: Run
+) -> None:
+    program = compiled(name)
     expected, got = native(program), guest(program)
     assert got.stdout.decode() == expected.stdout.decode()
     assert (got.returncode, got.stderr) == (expected.returncode, expected.stderr)

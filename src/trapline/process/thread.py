@@ -154,6 +154,7 @@ class Thread:
         cpu_registers_start(
             self.processor, self.process.machine.monitor.start, self.process.policy.detects
         )
+        self.vcpu.set_signal_mask(ALL)
         exit = self.vcpu.run()
         while isinstance(exit, exits.Interrupted):
             exit = self.vcpu.run()

@@ -6,7 +6,6 @@ around each run.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import fcntl
 import os
@@ -34,6 +33,8 @@ KICK_SIGNAL = signal.SIGRTMAX - 1
 """Blocked in every thread that runs a vCPU, but for the time the guest runs."""
 
 _IMMEDIATE_EXIT = 1  # its offset in kvm_run
+_TGKILL = 234
+_libc = ctypes.CDLL(None, use_errno=True)
 _SYNCED = abi.SYNC_X86_REGS | abi.SYNC_X86_SREGS
 
 
@@ -91,7 +92,7 @@ class HostVcpu:
 
     def run(self) -> exits.Exit:
         area = self._area
-        if self._thread != threading.get_ident():
+        if self._thread != threading.get_native_id():
             self._adopt_thread()
         if not self._sync:
             self._flush()
@@ -107,8 +108,8 @@ class HostVcpu:
     def kick(self) -> None:
         self._area.bytes[_IMMEDIATE_EXIT] = 1
         if self._thread:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pthread_kill(self._thread, KICK_SIGNAL)
+            # By its number: a thread that has ended is then no longer found, instead of followed.
+            _libc.syscall(_TGKILL, os.getpid(), self._thread, KICK_SIGNAL)
 
     @property
     def kick_places(self) -> tuple[int, ...]:
@@ -118,7 +119,7 @@ class HostVcpu:
         """Let the kick signal through only inside KVM_RUN, so that no handler is needed."""
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {KICK_SIGNAL})
         self.set_signal_mask(sum(1 << (number - 1) for number in blocked))
-        self._thread = threading.get_ident()
+        self._thread = threading.get_native_id()
 
     def set_signal_mask(self, mask: int) -> None:
         mask &= ~(1 << (KICK_SIGNAL - 1))
