@@ -12,7 +12,7 @@ class ScriptedGuest:
 
     def __init__(self, *wanted: str) -> None:
         self.wanted = set(wanted)
-        self.mov_dr_exits = "dr" in self.wanted
+        self.mov_dr_exits, self.io_exits = "dr" in self.wanted, "io" in self.wanted
         self.asked: list[tuple[Any, ...]] = []
         self.ept_pointer: int | None = None
         self.nested_format = NESTED_EPT

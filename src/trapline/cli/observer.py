@@ -162,8 +162,8 @@ class Watcher(ProgramObserver):
             line = self._log.bus_lock(name, tid, rip)
             if line:
                 self._process.say(line)
-        thread = self._thread()
-        if self._hears_processor or thread is None:
+        thread = None if self._hears_processor else self._thread()
+        if thread is None:
             return
         trapped = TrappedThread(thread)
         lock = find_culprit(rip, trapped, disassemble)

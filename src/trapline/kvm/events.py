@@ -120,28 +120,28 @@ class Events:
     def inject(self, guest_debug: int) -> None:
         """Hand the processor what it is to deliver at the next entry."""
         queue, backend = self.exception, self._backend
-        self.waiting = False
-        can_inject = not self.needs_reinjection
+        self.waiting = can_inject = False
         if queue.injected:
             backend.inject_exception(queue)
         elif queue.pending:
             self._inject_pending()
-            can_inject = False
         elif self.nmi_injected:
             backend.inject_nmi()
         elif self.interrupt_injected:
             backend.inject_interrupt(self.interrupt_vector, self.interrupt_soft)
+        else:
+            can_inject = True
         if self.nmi_pending and not guest_debug & abi.GUESTDBG_BLOCKIRQ:
             self._inject_nmi(can_inject)
 
     def _inject_pending(self) -> None:
         queue, backend = self.exception, self._backend
-        if kind_of(queue.vector) is Kind.FAULT:
-            # Fault-class exceptions, #DB not being one of them, push RF as 1.
-            backend.set_rflags(backend.get_rflags() | RFLAGS_RF)
         if queue.vector == _DB:
             self.deliver_payload()
             self._debug.clear_general_detect()
+        elif kind_of(queue.vector) is Kind.FAULT:
+            # Fault-class exceptions, #DB not being one of them, push RF as 1.
+            backend.set_rflags(backend.get_rflags() | RFLAGS_RF)
         backend.inject_exception(queue)
         queue.pending, queue.injected = False, True
 

@@ -99,8 +99,7 @@ def after_instruction(core: Core, access: LockedAccess) -> None:
     The VM exit comes first and leaves the #DB pending.
     """
     state = core.state
-    lock = _completed(access, state.rip)
-    outcome = Outcome.NONE
+    lock, outcome = _completed(access, state.rip), Outcome.NONE
     if lock.cpl and state.debugctl & DEBUGCTL_BLD:
         state.pending_debug |= DR6_BUS_LOCK
         outcome = Outcome.DB

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import trapline.processor.isa  # noqa: F401 - registers the instructions
 from trapline.arch.registers import RFLAGS_RF, RFLAGS_TF
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _PENDING, _SHADOW = INDEX["pending_debug"], INDEX["interrupt_shadow"]
 _ATTENTION, _ACTIVITY = INDEX["attention"], INDEX["activity"]
 _FLAGS, _DR7, _BUS_LOCK_SEEN = INDEX["system_flags"], INDEX["dr7"], INDEX["bus_lock_seen"]
+_IMMEDIATE = 1 << 6  # exit qualification for I/O: the port is in the instruction
 _COUNTED = INDEX["bus_lock_counted"]
 _MXCSR_MASKS = 0x1F80
 _FCW_MASKS = 0x3F
@@ -184,7 +185,7 @@ class Core:
             self.interpret()
             native = False
         else:
-            self.state.mov_dr_exits = self.guest is not None and self.guest.mov_dr_exits
+            self._tell_native_code()
             native = self.engine.step()
         boundary.after(self)
         return native
@@ -214,13 +215,30 @@ class Core:
             if self.engine is None or boundary.must_step(self):
                 self.interpret()
             else:
-                state.mov_dr_exits = self.guest is not None and self.guest.mov_dr_exits
+                self._tell_native_code()
                 self.engine.run()
                 if state.bus_lock_seen == SILENT:
                     self._count_site()
             boundary.after(self)
         except Fault as fault:
             exceptions.deliver_fault(self, fault)
+
+    def _tell_native_code(self) -> None:
+        """What a hypervisor wants to be asked about."""
+        state, guest = self.state, self.guest
+        if guest is None:
+            state.mov_dr_exits = state.io_exits = 0
+        else:
+            state.mov_dr_exits, state.io_exits = guest.mov_dr_exits, guest.io_exits
+
+    def leave_for_port(self, qualification: int, length: int) -> NoReturn:
+        """IN or OUT, which leaves the guest whatever the port (Guest.io_exits)."""
+        assert self.guest is not None
+        size, is_input = (qualification & 7) + 1, bool(qualification & 8)
+        self.guest.intercept_io(
+            qualification >> 16, size, is_input, length, qualification & _IMMEDIATE
+        )
+        raise AssertionError("the hypervisor takes every port access, and did not take this one")
 
     def goes_on(self) -> bool:
         """Whether nothing is to be done at this boundary, so that native code may go on: the

@@ -94,6 +94,9 @@ class Guest(Protocol):
     mov_dr_exits: bool
     """Whether `intercept_dr` may leave, so that native code must come back for MOV DR."""
 
+    io_exits: bool
+    """Whether `intercept_io` leaves whatever the port, so that native code need not look."""
+
     vectoring_info: int
     vectoring_error_code: int
     vectoring_length: int

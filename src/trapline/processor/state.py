@@ -63,6 +63,7 @@ _NAMES: list[str] = [
     "running",  # 1 while native code may touch guest memory
     # What native code must know to do system instructions by itself.
     "mov_dr_exits",  # 1: a hypervisor asks for MOV DR
+    "io_exits",  # 1: a hypervisor takes every IN and OUT
     "lines",  # not 0: an NMI or an interrupt is asked for (see processor.boundary)
     "dr6_fixed",  # what MOV to DR6 leaves 1, by the processor's model
     # Floating point.

@@ -40,6 +40,7 @@ from trapline.arch.registers import (
 from trapline.processor import boundary
 from trapline.processor.fault import Fault
 from trapline.processor.guest import Leave
+from trapline.processor.jit.layout import Exit
 from trapline.processor.segment import fill
 
 SYSCALL, SYSRETQ, IRETQ = b"\x0f\x05", b"\x48\x0f\x07", b"\x48\xcf"
@@ -253,6 +254,41 @@ def test_a_hypervisor_may_intercept_mov_dr(code: bytes) -> None:
     with pytest.raises(Leave):
         machine.core.step_natively()
     assert guest.asked == [("dr", 6, code == READ_DR6, 0, 3)]
+
+
+PORTS = [
+    (b"\xe6\x80", (0x80, 1, False, 2, 0x40)),  # out 0x80, al
+    (b"\x66\xe7\x81", (0x81, 2, False, 3, 0x40)),  # out 0x81, ax
+    (b"\xef", (0x1234, 4, False, 1, 0)),  # out dx, eax
+    (b"\xe4\x82", (0x82, 1, True, 2, 0x40)),  # in al, 0x82
+    (b"\xec", (0x1234, 1, True, 1, 0)),  # in al, dx
+]
+
+
+@pytest.mark.parametrize(("code", "asked"), PORTS)
+@pytest.mark.parametrize(("ring", "iopl"), [("kernel", 0), ("user", 3)])
+def test_ports_leave_the_guest_as_microcode_leaves_it(
+    code: bytes, asked: tuple[Any, ...], ring: str, iopl: int
+) -> None:
+    for engine in ("interp", "jit"):
+        changes = {"rdx": 0xFFFF1234, "system_flags": iopl << 12 | 2}
+        machine = _machine(engine, code, ring, changes)
+        machine.core.guest = guest = ScriptedGuest("io")
+        before = outcome(machine)
+        with pytest.raises(Leave):
+            machine.core._advance()
+        assert guest.asked == [("io", *asked, 0)]
+        assert outcome(machine) == before
+        assert machine.state.exit_reason == (Exit.PORT if engine == "jit" else 0)
+
+
+@pytest.mark.parametrize(("code", "asked"), PORTS)
+def test_ports_fault_at_cpl_3_before_anybody_is_asked(code: bytes, asked: Any) -> None:
+    machine = _machine("jit", code, "user", {"rdx": 0x1234})
+    machine.core.guest = guest = ScriptedGuest("io")
+    with pytest.raises(Fault):
+        machine.core.step_natively()
+    assert guest.asked == []
 
 
 def test_a_pending_interrupt_comes_as_soon_as_iretq_enables_it() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from trapline.arch.descriptor import AR_DB, AR_L
 from trapline.arch.registers import EFER_LMA
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _MASK = (1 << layout.JUMP_CACHE_BITS) - 1
 _REASON, _RECORD = INDEX["exit_reason"], INDEX["exit_record"]
+_DETAIL, _SIZE = INDEX["exit_detail"], INDEX["exit_size"]
 _RIP, _EXIT_RIP, _NEXT = INDEX["rip"], INDEX["exit_rip"], INDEX["next_record"]
 _CPL, _JUMP_CACHE, _TLB = INDEX["cpl"], INDEX["jump_cache"], INDEX["tlb"]
 _MXCSR, _FCW, _EFER = INDEX["mxcsr"], INDEX["fcw"], INDEX["efer"]
@@ -32,7 +33,7 @@ _CR0, _CR4, _ATTENTION = INDEX["cr0"], INDEX["cr4"], INDEX["attention"]
 _CS_ATTRIBUTES, _SS_ATTRIBUTES = INDEX["cs_attributes"], INDEX["ss_attributes"]
 _FETCH, _READ, _WRITE = 4, 1, 2
 _LINK, _FAULT = int(layout.Exit.LINK), int(layout.Exit.FAULT)
-_INTERPRET = int(layout.Exit.INTERPRET)
+_INTERPRET, _PORT = int(layout.Exit.INTERPRET), int(layout.Exit.PORT)
 _UNKNOWN = (int(layout.Exit.LOOKUP), _LINK)  # no record is at hand for the next instruction
 _PYTHON = (_INTERPRET, int(layout.Exit.MEMORY))  # Python is asked about an instruction
 _MANY = 2000  # entries: beyond, the kernel empties the memory faster than we do
@@ -87,6 +88,9 @@ class Processor(Protocol):
 
     def interpret(self, instruction: Decoded | None = None) -> None:
         """Do the instruction at state.rip (what it is, if known) on the reference engine."""
+
+    def leave_for_port(self, qualification: int, length: int) -> NoReturn:
+        """IN or OUT at state.rip leaves the guest."""
 
     def deny_write(self, host_page: int) -> None:
         """A host page is about to hold translated code: every processor's writes must be seen."""
@@ -245,6 +249,9 @@ class Engine:
                     record = self._record()
             elif reason == _FAULT:
                 self._raise_fault()
+            elif reason == _PORT:
+                q[_RIP] = QUADS[q[_RECORD] + 8 >> 3]
+                processor.leave_for_port(q[_DETAIL], q[_SIZE])
             else:  # ATTENTION, BUS_LOCK: the core's business
                 q[_RIP] = q[_EXIT_RIP]
                 return
@@ -325,6 +332,8 @@ class Engine:
                 return False
             if reason == layout.Exit.FAULT:
                 self._raise_fault()
+            if reason == layout.Exit.PORT:
+                processor.leave_for_port(q[_DETAIL], q[_SIZE])
             q[_RIP] = q[_EXIT_RIP]
             return True
 

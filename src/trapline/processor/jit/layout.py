@@ -30,6 +30,7 @@ class Exit(IntEnum):
     MEMORY = 5  # exit_linear, exit_size, exit_detail (Access) is not in the TLB
     FAULT = 6  # exit_detail: vector, error code << 8, bit 40 set when there is one
     BUS_LOCK = 7  # exit_rip is next; an instruction locked the bus and somebody must know
+    PORT = 8  # IN or OUT of exit_record leaves the guest: exit_detail is VMX's exit qualification
 
 
 class Access(IntEnum):

@@ -70,6 +70,7 @@ class SvmGuest:
         self.has_debugctl = False
         """LBR virtualization: DEBUGCTL is the guest's own."""
         self.mov_dr_exits = False
+        self.io_exits = False  # there is always the permission map
 
     def configure(self) -> None:
         """Look at the controls (after they changed)."""

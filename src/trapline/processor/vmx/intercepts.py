@@ -85,7 +85,7 @@ class VmxGuest:
         self.vmcs = vmcs
         self.ept_pointer: int | None = None
         self.watches = 0
-        self.mov_dr_exits = False
+        self.mov_dr_exits = self.io_exits = False
         self.vectoring_info = 0
         self.vectoring_error_code = self.vectoring_length = 0
         self.tsc_offset = 0
@@ -136,9 +136,9 @@ class VmxGuest:
     def _configure_bitmaps(self) -> None:
         read = self.vmcs.read
         self._io_bitmap: tuple[memoryview, memoryview] | None = None
-        self._all_io = bool(self._primary & vmx.PROC_UNCONDITIONAL_IO)
+        self.io_exits = bool(self._primary & vmx.PROC_UNCONDITIONAL_IO)
         if self._primary & vmx.PROC_IO_BITMAPS:
-            self._all_io = False
+            self.io_exits = False
             self._io_bitmap = (
                 self._page(read(Field.IO_BITMAP_A)),
                 self._page(read(Field.IO_BITMAP_B)),
@@ -228,7 +228,7 @@ class VmxGuest:
         string: int = 0,
         linear: int = 0,
     ) -> None:
-        if self._all_io or (self._io_bitmap is not None and self._is_port_set(port, size)):
+        if self.io_exits or (self._io_bitmap is not None and self._is_port_set(port, size)):
             qualification = size - 1 | is_input << 3 | string | port << 16
             raise Leave(VmExit(_IO, qualification, length, guest_linear=linear))
 

@@ -1,6 +1,7 @@
 """System instructions that stay in native code while nothing unusual is about.
 
-SYSCALL, SYSRETQ, IRETQ to 64-bit code at CPL 3, and MOV DR as far as it has no side effect.
+SYSCALL, SYSRETQ, IRETQ to 64-bit code at CPL 3, MOV DR as far as it has no side effect, IN and OUT
+as far as their VM exit.
 Microcode stays the rule, and does what these shortcuts give up on.
 """
 
@@ -28,6 +29,7 @@ from trapline.arch.registers import (
     EFER_SCE,
     RFLAGS_AC,
     RFLAGS_FIXED_1,
+    RFLAGS_IOPL_SHIFT,
     RFLAGS_NT,
     RFLAGS_RF,
     RFLAGS_TF,
@@ -42,6 +44,7 @@ from trapline.processor.jit.text import Ssa, integer
 from trapline.processor.state import ARITHMETIC_FLAGS, OFFSET, SYSTEM_FLAGS
 
 SYSTEM_HANDLERS = (
+    "trapline_port",
     "trapline_syscall",
     "trapline_sysretq",
     "trapline_iretq",
@@ -60,19 +63,22 @@ _CODE_MASK = _CODE | TYPE_CONFORMING | AR_DB
 _STACK = AR_P | AR_S | AR_DPL | TYPE_WRITABLE | TYPE_ACCESSED
 _STACK_MASK = _STACK | TYPE_CODE
 
-# A record: handler, RIP, the next RIP, the byte offsets of two slots, a link; offsets in bytes.
-_NEXT, _FIRST, _SECOND, _LINK = 16, 24, 32, 40
+# A record: handler, RIP, the next RIP, two words (for MOV the byte offsets of the slots), a link.
+_RIP, _NEXT, _FIRST, _SECOND, _LINK = 8, 16, 24, 32, 40
+_IN, _IMMEDIATE = 1 << 3, 1 << 6  # of the exit qualification; the port is in its upper half
 _DEBUG_REGISTERS = {number: OFFSET[f"dr{number}"] for number in (0, 1, 2, 3, 6, 7)}
 
 
 def system_handler(instruction: Decoded) -> tuple[str, int, int] | None:
-    """The runtime function that does an instruction of 64-bit code, and the two slots it is
-    about; None where microcode does it in any case."""
+    """The runtime function that does an instruction of 64-bit code, and its record's two words;
+    None where microcode does it in any case."""
     name = instruction.name
     if instruction.form.bitness != 64:
         return None
     if name in ("syscall", "sysretq", "iretq"):
         return f"trapline_{name}", 0, 0
+    if name in ("in", "out"):
+        return "trapline_port", *_port_words(instruction)
     if name == "mov":
         target, source = instruction.operands
         if source.kind == "dr" and source.number in _DEBUG_REGISTERS:
@@ -80,6 +86,16 @@ def system_handler(instruction: Decoded) -> tuple[str, int, int] | None:
         if target.kind == "dr" and target.number == 6:
             return "trapline_write_dr6", source.offset, 0
     return None
+
+
+def _port_words(instruction: Decoded) -> tuple[int, int]:
+    """The exit qualification, and which part of RDX it still lacks."""
+    is_in = instruction.name == "in"
+    data, port = instruction.operands if is_in else instruction.operands[::-1]
+    qualification = (data.width >> 3) - 1 | (_IN if is_in else 0)
+    if port.kind == "imm":
+        return qualification | _IMMEDIATE | (port.immediate & 0xFF) << 16, 0
+    return qualification, 0xFFFF
 
 
 class _Handler(Shortcut):
@@ -246,4 +262,22 @@ def _write_dr6() -> str:
     return h.text()
 
 
-SYSTEM = _syscall() + _sysret() + _iretq() + _read_dr() + _write_dr6()
+# -- IN and OUT ------------------------------------------------------------------------------------
+
+
+def _port() -> str:
+    """Only as far as the exit, where a hypervisor takes every port access."""
+    h = _Handler("trapline_port")
+    f = h.f
+    h.require_bits(h.get("io_exits"), 1, 1)
+    h.require_most(h.get("cpl"), h.both(h.shifted(h.get("system_flags"), RFLAGS_IOPL_SHIFT), 3))
+    port = f.op("shl", f.op("and", h.get("rdx"), h.field(_SECOND)), integer(16, 64))
+    h.put("exit_detail", f.op("or", h.field(_FIRST), port))
+    h.put("exit_size", f.op("sub", h.field(_NEXT), h.field(_RIP)))
+    h.put("exit_reason", int(layout.Exit.PORT))
+    f.store(_RECORD, f.pointer(STATE, OFFSET["exit_record"]))
+    f.line("ret void")
+    return h.text()
+
+
+SYSTEM = _port() + _syscall() + _sysret() + _iretq() + _read_dr() + _write_dr6()
