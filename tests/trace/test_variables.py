@@ -12,7 +12,6 @@ from tests.trace.stopped import compile_c
 from trapline.trace.image import Image
 from trapline.trace.source import Source
 from trapline.trace.symbols import Symbols
-from trapline.trace.variables import global_field
 
 pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
 
@@ -67,9 +66,7 @@ def fields_of(program: Path):
         for at in range(*image.extent())
         if (found := symbols.function(at)) is not None and found.name == "main"
     )
-    scopes = source.scopes(main)
-    assert scopes is not None
-    return lambda root, offset: global_field(*scopes, root, offset)
+    return lambda root, offset: source.global_field(main, root, offset)
 
 
 @pytest.mark.parametrize("dwarf", ["-gdwarf-2", "-gdwarf-4", "-gdwarf-5"])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from trapline.cli.failure import Failure
-from trapline.report import Summary, print_text, render_json, summarize
 from trapline.trace import TraceError, read_trace
+
+if TYPE_CHECKING:
+    from trapline.report import Summary
 
 EPILOG = """\
 examples:
@@ -47,6 +49,8 @@ def run(options: argparse.Namespace) -> int:
 
 def load(path: str) -> Summary:
     """The summary of a trace file; a Failure if it is none."""
+    from trapline.report import summarize
+
     try:
         return summarize(read_trace(path))
     except TraceError as error:
@@ -56,6 +60,9 @@ def load(path: str) -> Summary:
 
 def write_report(summary: Summary, stream: TextIO | None, options: argparse.Namespace) -> None:
     """Print a report in the format asked for."""
+    # Here, not above: `trace` starts its program first.
+    from trapline.report import print_text, render_json
+
     if stream is None:  # closed by who called us
         return
     if options.format == "json":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -50,6 +51,7 @@ def run_session(session: Session, writer: TraceWriter) -> int:
     for number in FORWARDED:
         signal.signal(number, lambda received, frame: os.kill(child, received))
     try:
+        importlib.import_module("trapline.report")  # now, while the program starts
         return os.waitpid(child, 0)[1]
     finally:
         for number, handler in before.items():

@@ -10,14 +10,16 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from trapline import __version__
 from trapline.cli.failure import Failure, complain, reason
 from trapline.cli.report import add_report_options, write_report
 from trapline.cli.session import Session, run_session
-from trapline.report import Summary, summarize
 from trapline.trace import TraceWriter, read_trace
+
+if TYPE_CHECKING:
+    from trapline.report import Summary
 
 EPILOG = """\
 examples:
@@ -132,6 +134,8 @@ def trace(session: Session, output: str | None) -> tuple[int, Summary | None]:
         if writer.problem:
             hint = "what was recorded can be read; the counts in it are too low"
             complain(f"the trace {output or path} is incomplete: {writer.problem}", hint)
+        from trapline.report import summarize
+
         return status, summarize(read_trace(path))
 
 

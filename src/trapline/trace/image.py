@@ -14,12 +14,12 @@ import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, NamedTuple
-
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from trapline.trace.file import open_high
+
+if TYPE_CHECKING:
+    from elftools.elf.elffile import ELFFile
 
 DEBUG_ROOT = Path("/usr/lib/debug")
 BUFFER = 1 << 16
@@ -79,17 +79,24 @@ class Image:
     """An ELF file that is (or was) mapped into a traced program."""
 
     def __init__(self, stream: IO[bytes], path: str | None = None) -> None:
+        # Here, not above: most programs take no bus lock, and need no pyelftools.
+        from elftools.common.exceptions import ELFError
+        from elftools.elf.elffile import ELFFile
+
         self.path = path
-        self.elf = ELFFile(stream)
+        try:
+            self.elf: ELFFile = ELFFile(stream)
+        except ELFError as error:
+            raise ValueError(str(error)) from None
         if self.elf.get_machine_arch() not in ("x64", "x86"):
-            raise ELFError(f"{path} is for another processor")
+            raise ValueError(f"{path} is for another processor")
 
     @classmethod
     def open(cls, path: str) -> Image | None:
         """The image in a file, or None where there is no readable x86 ELF file."""
         try:
             return cls(io.BufferedReader(PathStream(path), BUFFER), path)
-        except (OSError, ELFError, ValueError):
+        except (OSError, ValueError):
             return None
 
     @classmethod
@@ -97,7 +104,7 @@ class Image:
         """The image in memory, as of the vDSO, or None where it is none."""
         try:
             return cls(io.BytesIO(content))
-        except (ELFError, ValueError):
+        except ValueError:
             return None
 
     def read_ahead(self) -> Image:

@@ -5,15 +5,15 @@ Opens the program's files, each once; checks that they are still the ones that w
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from elftools.dwarf.die import DIE
+from typing import TYPE_CHECKING, NamedTuple
 
 from trapline.trace.image import Image
 from trapline.trace.model import Mapped, TracedFrame, TracedSite
-from trapline.trace.source import DWARF_ERRORS, Source
 from trapline.trace.symbols import Symbol, Symbols
-from trapline.trace.variables import Field, global_field, local_field
+from trapline.trace.variables import Field
+
+if TYPE_CHECKING:
+    from trapline.trace.source import Source
 
 
 class Location(NamedTuple):
@@ -53,6 +53,8 @@ class _Module:
     @property
     def source(self) -> Source:
         if self._source is None:
+            from trapline.trace.source import Source  # DWARF, which the recorder never reads
+
             self._source = Source(self.image)
         return self._source
 
@@ -156,13 +158,10 @@ class Locator:
     def _with_field(self, place: Place, offset: int, site: TracedSite) -> Place:
         """A symbol's place with the field's name, if the code that used it knows the type."""
         for frame in site.stack or [TracedFrame(site.rip, site.rip, site.mapped)]:
-            scopes = self._scopes(frame)
-            if scopes is None or place.symbol is None:
+            found = self._source(frame)
+            if found is None or place.symbol is None:
                 continue
-            try:
-                field = global_field(*scopes, place.symbol, offset)
-            except DWARF_ERRORS:
-                continue
+            field = found[0].global_field(found[1], place.symbol, offset)
             if field is not None:
                 return place._replace(text=f"{place.text} ({field.path})", field=field)
         return place
@@ -172,23 +171,20 @@ class Locator:
         for frame in site.stack:
             if frame.bases.cfa is None or linear >= frame.bases.cfa:
                 continue
-            scopes = self._scopes(frame)
-            try:
-                field = local_field(scopes[1], frame.bases, linear) if scopes is not None else None
-            except DWARF_ERRORS:
-                field = None
-            if scopes is None or field is None:
+            found = self._source(frame)
+            field = found[0].local_field(found[1], frame.bases, linear) if found else None
+            if field is None:
                 break
             function = self.locate(frame.lookup, frame.mapped)[-1].function
-            text += f" ({field.path} of {function})"
-            return Place("stack", text, None, field)
+            return Place("stack", f"{text} ({field.path} of {function})", None, field)
         return Place("stack", text)
 
-    def _scopes(self, frame: TracedFrame) -> tuple[DIE, list[DIE]] | None:
+    def _source(self, frame: TracedFrame) -> tuple[Source, int] | None:
+        """The DWARF of a frame's code, and its link-time address in it."""
         module = self._module(frame.mapped) if frame.mapped is not None else None
         if module is None or frame.mapped is None or frame.mapped.bias is None:
             return None
-        return module.source.scopes(frame.lookup - frame.mapped.bias)
+        return module.source, frame.lookup - frame.mapped.bias
 
     def _module(self, mapped: Mapped) -> _Module | None:
         path = mapped.region.path

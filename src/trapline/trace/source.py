@@ -20,6 +20,8 @@ from elftools.dwarf.ranges import BaseAddressEntry
 from elftools.elf.elffile import ELFFile
 
 from trapline.trace.image import Image
+from trapline.trace.model import FrameBases
+from trapline.trace.variables import Field, global_field, local_field
 
 SCOPES = {"DW_TAG_namespace", "DW_TAG_class_type", "DW_TAG_structure_type", "DW_TAG_union_type"}
 INNER = {"DW_TAG_lexical_block", "DW_TAG_try_block", "DW_TAG_catch_block"}
@@ -51,11 +53,19 @@ class Source:
         self._unit_cache: dict[int, _Unit] = {}
         self.positions = lru_cache(4096)(self._positions)
 
-    def scopes(self, vaddr: int) -> tuple[DIE, list[DIE]] | None:
-        """(the unit's DIE, the functions around an address, outermost first), or None."""
+    def global_field(self, vaddr: int, name: str, offset: int) -> Field | None:
+        """The part of a global at an offset into it, by the types that code at `vaddr` knows."""
         unit = self._unit_of(vaddr)
         try:
-            return (unit.top, unit.chain(vaddr)) if unit is not None else None
+            return global_field(unit.top, unit.chain(vaddr), name, offset) if unit else None
+        except DWARF_ERRORS:
+            return None
+
+    def local_field(self, vaddr: int, bases: FrameBases, linear: int) -> Field | None:
+        """The part of a local variable of the code at `vaddr` that is at an address."""
+        unit = self._unit_of(vaddr)
+        try:
+            return local_field(unit.chain(vaddr), bases, linear) if unit else None
         except DWARF_ERRORS:
             return None
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import bisect
 import struct
-from typing import Any, NamedTuple
-
-from elftools.elf.elffile import ELFFile
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trapline.trace.image import Image
+
+if TYPE_CHECKING:
+    from elftools.elf.elffile import ELFFile
 
 STT_OBJECT, STT_FUNC, STT_TLS, STT_GNU_IFUNC, STT_NOTYPE = 1, 2, 6, 10, 0
 SHN_UNDEF = 0

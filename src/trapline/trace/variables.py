@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import Any, NamedTuple
-
-from elftools.dwarf.die import DIE
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trapline.trace.cfi import Reader
 from trapline.trace.model import FrameBases
+
+if TYPE_CHECKING:
+    from elftools.dwarf.die import DIE
 
 SAME_TYPE = {
     "DW_TAG_typedef", "DW_TAG_const_type", "DW_TAG_volatile_type", "DW_TAG_restrict_type",
