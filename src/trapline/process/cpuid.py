@@ -40,6 +40,10 @@ _FILTERED = {
 }
 # AMD repeats some of leaf 1's EDX here (APM 3, "CPUID Fn8000_0001_EDX").
 _AMD_REPEATED = 0x0183F3FF
+# Processors with x86-64-v2 and no more: Nehalem, and one of AMD's older than its extensions.
+# Programs with variants "for" a processor pick them by family and model alone (libgcc's
+# __cpu_model), whatever else CPUID says.
+_SIGNATURES = {"GenuineIntel": 0x000106A5, "AuthenticAMD": 0x00060FB1}
 _HIDDEN_RANGE = range(0x40000000, 0x40010000)  # the hypervisor's own leaves
 _EMPTIED = {0x14, 0x19, 0x1D, 0x1E, 0x24, 0x8000000A, 0x8000001F, 0x80000021, 0x80000022}
 
@@ -47,14 +51,24 @@ _EMPTIED = {0x14, 0x19, 0x1D, 0x1E, 0x24, 0x8000000A, 0x8000001F, 0x80000021, 0x
 def for_program(supported: Iterable[CpuidEntry], bus_lock_detection: bool) -> list[CpuidEntry]:
     """The leaves a program's processor shows, out of those that the hypervisor supports."""
     shown = []
+    supported = list(supported)
+    signature = _SIGNATURES.get(_vendor(supported))
     for entry in supported:
         if entry.function in _HIDDEN_RANGE:
             continue
         entry = _filter(entry)
+        if signature is not None and entry.function in (1, 0x80000001) and entry.eax:
+            entry = replace(entry, eax=signature)
         if not bus_lock_detection:
             entry = _hide(entry, cpuid.BUS_LOCK_DETECT)
         shown.append(entry)
     return shown
+
+
+def _vendor(entries: Iterable[CpuidEntry]) -> str:
+    entry = cpuid.find(entries, 0)
+    words = (entry.ebx, entry.edx, entry.ecx) if entry else ()
+    return b"".join(word.to_bytes(4, "little") for word in words).decode("latin-1")
 
 
 def _hide(entry: CpuidEntry, feature: Feature) -> CpuidEntry:
