@@ -180,8 +180,10 @@ class Memory:
         of the page, False if each access must come through Python."""
         if self._is_aligning:
             return False  # SDM 3A, 6.9: alignment checks come before page faults
+        known = self._spaces[self._privilege].get(linear >> 12)
         page = self._page(linear, kind, self._privilege)
-        self.tlb.fill(page)
+        if page is known:  # native code has lost it; a new one has just been offered
+            self.tlb.fill(page)
         return not kind & ~page.quick
 
     # -- what has changed --------------------------------------------------------------------------
