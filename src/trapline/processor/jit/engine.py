@@ -27,6 +27,7 @@ _MASK = (1 << layout.JUMP_CACHE_BITS) - 1
 _REASON, _RECORD = INDEX["exit_reason"], INDEX["exit_record"]
 _DETAIL, _SIZE = INDEX["exit_detail"], INDEX["exit_size"]
 _RIP, _EXIT_RIP, _NEXT = INDEX["rip"], INDEX["exit_rip"], INDEX["next_record"]
+_CS_BASE = INDEX["cs_base"]
 _CPL, _JUMP_CACHE, _TLB = INDEX["cpl"], INDEX["jump_cache"], INDEX["tlb"]
 _MXCSR, _FCW, _EFER = INDEX["mxcsr"], INDEX["fcw"], INDEX["efer"]
 _CR0, _CR4, _ATTENTION = INDEX["cr0"], INDEX["cr4"], INDEX["attention"]
@@ -115,8 +116,8 @@ class Engine:
         self.state, self.memory = processor.state, processor.memory
         self.caches = (JumpCache(), JumpCache())  # supervisor, user
         self._signature: tuple[int, ...] = ()
-        self._modes: dict[tuple[int, ...], tuple[tuple[int, int], bool]] = {}
-        self._mode: tuple[tuple[int, int], bool] | None = None
+        self._modes: dict[tuple[int, ...], tuple[tuple[int, int], bool, int]] = {}
+        self._mode: tuple[tuple[int, int], bool, int] | None = None
         self._nowhere = JumpCache()  # stays empty: for single steps
         self._offer_caches(*self.caches)
         enter = code.compiler.runtime["trapline_enter"]
@@ -289,9 +290,12 @@ class Engine:
             return
         mode = self._modes.get(signature)
         if mode is None:
-            mode = (self.processor.code_mode, self.processor.is_native_mode)
-            # Whether segments are flat is not in the signature: only 64-bit code does without.
-            if mode[0][0] == 64:
+            bits = self.processor.code_mode
+            # Segments are not in the signature: only 64-bit code does without.  The caches know
+            # offsets within CS, so its base is a part of the mode.
+            base = 0 if bits[0] == 64 else q[_CS_BASE]
+            mode = (bits, self.processor.is_native_mode, base)
+            if bits[0] == 64:
                 self._modes[signature] = mode
         if mode != self._mode:
             self._mode = mode
