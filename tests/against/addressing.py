@@ -185,13 +185,8 @@ def _through_registers(
                 registers[index] = source.randrange(-300, 300) & (1 << way.bits) - 1
             added = registers[index] * scale
         _put(source, registers, base, offset - added - displacement & mask, way)
-    operand = Memory(
-        Register.NONE if base is None else named + base,
-        Register.NONE if index is None else named + index,
-        scale,
-        displacement,
-        size,
-    )
+    names = [Register.NONE if number is None else named + number for number in (base, index)]
+    operand = Memory(*names, scale, displacement, size)
     return operand, {number for number in (base, index) if number is not None}
 
 

@@ -129,6 +129,11 @@ def _store_result(program: Program) -> None:
     add(C.DEC_RM64, at(R.RBP, REMAINING))
     add(C.INC_RM64, at(R.RBP, DONE))
     add(C.JMP_REL32_64, "load input")
+    _note_difference(program)
+
+
+def _note_difference(program: Program) -> None:
+    add = program.add
     program.label("differs")
     add(KEEP, at(R.RDI, -8, R.RCX), R.RDX)
     add(LEA, R.RDX, at(R.RCX, -1))

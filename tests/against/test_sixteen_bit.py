@@ -6,6 +6,7 @@ host cannot be asked.  Real mode: code at CS = 0x1000, and every segment somewhe
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -45,7 +46,8 @@ class Real:
         self.core.bus.bytes[linear : linear + len(content)] = content  # type: ignore[attr-defined]
 
     def word(self, linear: int, size: int = 2) -> int:
-        return int.from_bytes(self.core.bus.bytes[linear : linear + size], "little")  # type: ignore[attr-defined]
+        ram = self.core.bus.bytes  # type: ignore[attr-defined]
+        return int.from_bytes(ram[linear : linear + size], "little")
 
     def step(self) -> None:
         if self.core.engine is not None:
@@ -243,3 +245,15 @@ def test_nothing_is_executed_after_a_shutdown(engine: str) -> None:
     real.state.rsp, real.state.rflags = 1, 0x102
     real.core.run()
     assert (real.state.activity, real.state.rip) == (2, IP + 1)
+
+
+@pytest.mark.parametrize("engine", ["interp", "jit"])
+def test_one_offset_in_two_segments_is_two_places(engine: str) -> None:
+    real = Real(engine)
+    real.put(CODE + IP, bytes.fromhex("b8 01 00  ea 00 01 00 70"))  # mov ax, 1; jmp 0x7000:0x100
+    real.put(0x7_0000 + IP, bytes.fromhex("b8 02 00  f4"))  # mov ax, 2; hlt
+    stop = threading.Timer(5, real.core.kick)
+    stop.start()
+    real.core.run()
+    stop.cancel()
+    assert (real.state.rax & 0xFFFF, real.state.cs_selector) == (2, 0x7000)
