@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import bisect
 import os
-import posixpath
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from elftools.dwarf.ranges import BaseAddressEntry
 from elftools.elf.elffile import ELFFile
 
 from trapline.trace.image import Image
+from trapline.trace.lines import Lines, text_of
 from trapline.trace.model import FrameBases
 from trapline.trace.variables import Field, global_field, local_field
 
@@ -37,11 +37,6 @@ class Position(NamedTuple):
     file: str | None
     line: int | None
     is_inlined: bool = False
-
-
-class _Row(NamedTuple):
-    file: int
-    line: int
 
 
 class Source:
@@ -144,7 +139,7 @@ class _Unit:
     def __init__(self, dwarf: DWARFInfo, offset: int) -> None:
         self._dwarf = dwarf
         self._unit: CompileUnit = dwarf._parse_CU_at_offset(offset)
-        self._lines: _Lines | None = None
+        self._lines: Lines | None = None
         self._functions: list[tuple[int, int, DIE]] | None = None
         self._nested: list[tuple[int, int, DIE]] | None = None
 
@@ -156,7 +151,7 @@ class _Unit:
     def positions(self, vaddr: int) -> list[Position]:
         try:
             if self._lines is None:
-                self._lines = _Lines(self._dwarf, self._unit)
+                self._lines = Lines(self._dwarf, self._unit)
             file, line = self._lines.at(vaddr)
         except DWARF_ERRORS:
             file, line = None, None
@@ -225,55 +220,6 @@ class _Unit:
         return False
 
 
-class _Lines:
-    """The line table of one unit, as sorted sequences of addresses."""
-
-    def __init__(self, dwarf: DWARFInfo, unit: CompileUnit) -> None:
-        self._program: Any = dwarf.line_program_for_CU(unit)
-        comp_dir = unit.get_top_DIE().attributes.get("DW_AT_comp_dir")
-        self._comp_dir = _text(comp_dir.value) if comp_dir is not None else ""
-        self._sequences: list[tuple[int, int, list[int], list[_Row]]] = []
-        addresses: list[int] = []
-        rows: list[_Row] = []
-        for entry in self._program.get_entries() if self._program is not None else ():
-            state = entry.state
-            if state is None:
-                continue
-            if state.end_sequence:
-                if addresses:
-                    self._sequences.append((addresses[0], state.address, addresses, rows))
-                addresses, rows = [], []
-            else:
-                addresses.append(state.address)
-                rows.append(_Row(state.file, state.line))
-        self._sequences.sort(key=lambda sequence: sequence[:2])
-
-    def at(self, vaddr: int) -> tuple[str | None, int | None]:
-        """(file, line) of an address."""
-        for low, high, addresses, rows in self._sequences:
-            if low <= vaddr < high:
-                row = rows[bisect.bisect_right(addresses, vaddr) - 1]
-                return self.file(row.file), row.line or None
-        return None, None
-
-    @lru_cache(1024)  # noqa: B019 - dies with the report
-    def file(self, number: int) -> str | None:
-        """The path of a file of the table, by its number."""
-        header = self._program.header
-        is_five = header.version >= 5
-        index = number if is_five else number - 1
-        if not 0 <= index < len(header.file_entry):
-            return None
-        entry = header.file_entry[index]
-        folders = header.include_directory
-        folder = ""
-        if is_five and entry.dir_index < len(folders):
-            folder = _text(folders[entry.dir_index])
-        elif 0 < entry.dir_index <= len(folders):
-            folder = _text(folders[entry.dir_index - 1])
-        return posixpath.normpath(posixpath.join(self._comp_dir, folder, _text(entry.name)))
-
-
 def _narrowest(functions: list[tuple[int, int, DIE]], vaddr: int) -> DIE | None:
     holding = [(high - low, die) for low, high, die in functions if low <= vaddr < high]
     return min(holding, key=lambda entry: entry[0])[1] if holding else None
@@ -316,12 +262,8 @@ def _name(die: DIE) -> str | None:
     name = die.attributes.get("DW_AT_name")
     if name is None and die.tag not in SCOPES:
         return None
-    own = _text(name.value) if name is not None else "(anonymous)"
+    own = text_of(name.value) if name is not None else "(anonymous)"
     parent = die.get_parent()
     is_inside = parent is not None and parent.tag in SCOPES | {"DW_TAG_subprogram"}
     around = _name(parent) if parent is not None and is_inside else None
     return f"{around}::{own}" if around else own
-
-
-def _text(raw: bytes | str) -> str:
-    return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
