@@ -69,7 +69,17 @@ def handle_exception(thread: Thread, vector: int) -> None:
         thread.process.signals.force(thread, Trouble(signal, code, linear, vector, error))
 
 
-def handle_lost_page(thread: Thread) -> None:
+def handle_lost_page(thread: Thread, host: int) -> None:
+    """A processor in software has touched a page that the host has no longer, and gone on a few
+    instructions with an empty one."""
+    memory = thread.process.memory
+    linear = host - memory.low_base if 0 <= host - memory.low_base < layout.LOW_SIZE else host
+    if not memory.lose(linear):
+        raise RuntimeError(f"the host has no page at {host:#x}")
+    thread.process.signals.force(thread, Trouble(SIGBUS, BUS_ADRERR, linear, Vector.PF, 0, linear))
+
+
+def guess_lost_page(thread: Thread) -> None:
     """The host has no page where the program was promised one: its file has been cut short.
 
     KVM does not say where; the register that points at such a page is the best guess there is.

@@ -10,7 +10,7 @@ import errno
 import os
 import struct
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from trapline.arch.exception import PF_FETCH, PF_WRITE
@@ -26,7 +26,8 @@ SIGBUS, SIGSEGV = 7, 11
 SEGV_MAPERR, SEGV_ACCERR = 1, 2
 BUS_ADRERR = 2
 
-_READV, _WRITEV = 310, 311  # process_vm_readv, process_vm_writev
+_MMAP, _READV, _WRITEV = 9, 310, 311  # the last two process_vm_readv, process_vm_writev
+_PRIVATE_ANONYMOUS_FIXED = 0x32
 _IOVEC = struct.Struct("<2Q")
 
 
@@ -245,6 +246,21 @@ class GuestMemory:
         with self.lock:
             area = self.areas.find(linear)
             return bool(area and area.file and area.prot and not self._is_there(linear))
+
+    def lose(self, linear: int) -> bool:
+        """A file no longer has this page, and something else has taken its place; False if there
+        is no such file."""
+        page = linear & -PAGE
+        with self.lock:
+            area = self.areas.find(linear)
+            if area is None or area.file is None:
+                return False
+            self.machine.tables.clear(page, page + PAGE)
+            self.world.flush()
+            flags = _PRIVATE_ANONYMOUS_FIXED
+            self.calls(_MMAP, self.host(page), PAGE, 0, flags, (1 << 64) - 1, 0)
+            self.areas.add(replace(area, file_end=max(page, area.start + 1)))
+            return True
 
     def is_filled(self, linear: int, error: int) -> bool:
         """Whether the tables already allow the access: the processor only remembered wrongly."""

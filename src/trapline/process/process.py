@@ -16,7 +16,7 @@ from trapline.kvm import Kvm, exits
 from trapline.process.areas import Area
 from trapline.process.describe import Description, describe
 from trapline.process.events import Outcome, ProgramObserver
-from trapline.process.exceptions import handle_exception
+from trapline.process.exceptions import handle_exception, handle_lost_page
 from trapline.process.load import Image, Plan
 from trapline.process.machine import GuestMachine
 from trapline.process.memory import GuestMemory
@@ -160,6 +160,9 @@ class Process:
         """Something waits for the thread: its end, the end of the process, or signals."""
         if self.ending is not None or thread.must_end:
             raise EndThread
+        lost = thread.signal_block.take_lost()
+        if lost:
+            handle_lost_page(thread, lost)
         self.signals.attend(thread)
 
     def bus_lock_trap(self, thread: Thread, rip: int) -> int:

@@ -24,9 +24,10 @@ _SETMASK = 2
 _SS_DISABLE = 2
 
 # The block is what lies below the stack that its thread's signals are handled on.
-_BLOCK_SIZE = 0x100
+_BLOCK_SIZE = 0x140
 _STACK_SIZE = 0xDFF0  # an odd size: the handler knows our threads by it
 _SIGNAL, _SIGINFO, _PLACES, _WINDOW_WORDS, _NOWHERE = 0x40, 0x48, 0xC8, 0xE0, 0xF8
+_LOST = 0x100
 
 # rdi = signal, rsi = siginfo, rdx = ucontext
 _CODE = bytes.fromhex(
@@ -39,7 +40,7 @@ _CODE = bytes.fromhex(
     "48817a20f0df0000"  # cmp qword [rdx+32], _STACK_SIZE   uc_stack.ss_size
     "0f8586000000"  # jne foreign
     "488b4210"  # mov rax, [rdx+16]         uc_stack.ss_sp
-    "482d00010000"  # sub rax, _BLOCK_SIZE
+    "482d40010000"  # sub rax, _BLOCK_SIZE
     "837e08c4"  # cmp dword [rsi+8], INTERRUPT_CODE
     "741b"  # je kick
     # Keep this one, and let no other come until it has been dealt with.
@@ -76,7 +77,27 @@ _CODE = bytes.fromhex(
     "5e"  # pop rsi
     "b83e000000 0f05"  # mov eax, 62; syscall
     "c3"  # ret
-    # fault: the VMM's own.  Back to the instruction with the default action, which ends us.
+    # fault: SIGBUS is for a page of a file that has been cut short.  An empty page takes its
+    # place, for the few instructions until the processor comes out.
+    "83ff07 755b"  # cmp edi, 7; jne own
+    "48817a20f0df0000 7551"  # cmp qword [rdx+32], _STACK_SIZE; jne own
+    "57 56 52"  # push rdi; push rsi; push rdx
+    "488b7e10"  # mov rdi, [rsi+16]         si_addr
+    "4881e700f0ffff"  # and rdi, -4096
+    "be00100000"  # mov esi, 4096
+    "ba03000000"  # mov edx, 3              PROT_READ | PROT_WRITE
+    "41ba32000000"  # mov r10d, 0x32        MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS
+    "49c7c0ffffffff"  # mov r8, -1
+    "4531c9"  # xor r9d, r9d
+    "b809000000 0f05"  # mov eax, 9; syscall
+    "5a 5e 5f"  # pop rdx; pop rsi; pop rdi
+    "4885c0 781a"  # test rax, rax; js own
+    "488b4e10"  # mov rcx, [rsi+16]
+    "488b4210"  # mov rax, [rdx+16]
+    "482d40010000"  # sub rax, _BLOCK_SIZE
+    "48898800010000"  # mov [rax+_LOST], rcx
+    "e927ffffff"  # jmp kick
+    # own: a fault of the VMM.  Back to the instruction with the default action, which ends us.
     "31d2"  # xor edx, edx
     "52525252"  # push rdx, four times
     "4889e6"  # mov rsi, rsp
@@ -137,6 +158,11 @@ class SignalBlock:
         siginfo = bytes(self._words[_SIGINFO >> 3 : _SIGINFO + SIGINFO_SIZE >> 3].cast("B"))
         self._words[_SIGNAL >> 3] = 0
         return signal, siginfo
+
+    def take_lost(self) -> int:
+        """The host address of a page that the host had no longer, or 0."""
+        lost, self._words[_LOST >> 3] = self._words[_LOST >> 3], 0
+        return lost
 
     def adopt(self, calls: HostCalls) -> None:
         """Have the calling host thread's signals handled here."""

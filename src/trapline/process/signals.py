@@ -44,6 +44,7 @@ from trapline.process.signal_state import (
     SA_SIGINFO,
     SIG_DFL,
     SIG_IGN,
+    SIGBUS,
     SIGKILL,
     SIGPIPE,
     SIGSEGV,
@@ -133,7 +134,7 @@ class Signals:
         action = self.actions[signal]
         flags = _HOST_FLAGS | action.flags & _CHILD_FLAGS
         entry = Action(HANDLER, flags, RESTORER, ALL)
-        if not action.is_handled and signal != INTERRUPT_SIGNAL:
+        if not action.is_handled and signal not in _ALWAYS_OURS:
             is_idle = signal in IGNORED_BY_DEFAULT or signal in STOPPING_BY_DEFAULT
             if action.handler == SIG_IGN or is_idle:
                 entry = Action(action.handler, action.flags & _CHILD_FLAGS)
@@ -342,6 +343,8 @@ class Signals:
         return None
 
 
+# SIGBUS, because the host raises it where a file has been cut short.
+_ALWAYS_OURS = (INTERRUPT_SIGNAL, SIGBUS)
 _HARMLESS = IGNORED_BY_DEFAULT | STOPPING_BY_DEFAULT
 
 

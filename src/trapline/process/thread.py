@@ -16,7 +16,7 @@ from trapline.arch.exception import Vector
 from trapline.kvm import Regs, exits
 from trapline.process import layout
 from trapline.process.cpuid import XCR0
-from trapline.process.exceptions import GENERAL, handle_lost_page
+from trapline.process.exceptions import GENERAL, guess_lost_page
 from trapline.process.machine import Processor, cpu_registers_start
 from trapline.process.monitor import FLUSH_POP
 from trapline.process.native import HostCalls
@@ -182,7 +182,7 @@ class Thread:
                 exit = self._enter()
                 world.leave(self)
                 if exit is None:
-                    handle_lost_page(self)
+                    guess_lost_page(self)
                 elif type(exit) is exits.Io:
                     self._left_through(exit.port)
                 elif type(exit) is exits.Interrupted:
