@@ -17,13 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.against.hostile import Ending, Hostile, hostile
+from tests.against.hostile import Ending
+from tests.against.hostile_cases import KINDS, Hostile, hostile
 from tests.against.hostile_guest import GDT, PAGE, SIZE, GuardedRam, Guest
 
 ROOT = Path(__file__).resolve().parents[2]
 DEEP = max(1, int(os.environ.get("TRAPLINE_DEEP") or 0))
 CHUNK = 500
-COUNTS = {"user": 3000, "kernel": 3000, "real": 1000, "damaged": 1500}
+COUNTS = dict(zip(KINDS, (3000, 3000, 1000, 1500), strict=True))
 HANG = 120.0  # seconds without a word
 OWN = ("halted", "shut down")  # ends that do not depend on time
 ENDS = (*OWN, "limit", "kicked")
