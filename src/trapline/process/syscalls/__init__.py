@@ -1,6 +1,15 @@
 """The system calls of a program: names only.  Importing it registers every handler."""
 
-from trapline.process.syscalls import execute, files, identity, memory, signals, threads, vectors
+from trapline.process.syscalls import (
+    execute,
+    file_size,
+    files,
+    identity,
+    memory,
+    signals,
+    threads,
+    vectors,
+)
 from trapline.process.syscalls.dispatch import arguments, handles, system_call
 from trapline.process.syscalls.table import NUMBERS
 
@@ -8,6 +17,7 @@ __all__ = [
     "NUMBERS",
     "arguments",
     "execute",
+    "file_size",
     "files",
     "handles",
     "identity",

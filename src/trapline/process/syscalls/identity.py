@@ -22,7 +22,7 @@ _PR_SET_SECCOMP, _PR_SET_MM, _PR_SET_VMA = 22, 35, 0x53564D41
 _PR_SET_TSC = 26
 # prctl options of which these arguments (0 = the second) are pointers.
 _PRCTL_POINTERS = {2: (0,), 9: (0,), 15: (0,), 16: (0,), 19: (0,), 25: (0,), 37: (0,), 40: (0,)}
-_RLIMIT_NOFILE, _RLIMIT_AS = 7, 9
+_KEPT_LIMITS = frozenset({1, 2, 7, 9})  # RLIMIT_FSIZE, _DATA, _NOFILE, _AS
 _RLIMIT = struct.Struct("<2Q")
 _INFINITY = (1 << 64) - 1
 
@@ -130,7 +130,7 @@ def prlimit64(thread: Thread) -> int:
 def _limits(thread: Thread, pid: int, which: int, new: int, old: int) -> int:
     """Limits that would hit the VMM are kept for the program to read; the rest are the host's."""
     process = thread.process
-    if pid not in (0, process.pid) or which not in (_RLIMIT_NOFILE, _RLIMIT_AS):
+    if pid not in (0, process.pid) or which not in _KEPT_LIMITS:
         return thread.calls(
             NUMBERS["prlimit64"], pid, which, as_pointer(thread, new), as_pointer(thread, old)
         )
