@@ -10,7 +10,7 @@ from tests.against import values
 from tests.against.addressing import place, plan
 from tests.against.assemble import BRANCHES, IMMEDIATES, IMPLIED, Operand, kinds
 from tests.against.forms import Form, float_units
-from tests.against.layout import ENTRY
+from tests.against.layout import ENTRY, NON_CANONICAL, PAGE, UNMAPPED
 from tests.against.operands import GENERAL, KINDS_MM, KINDS_XMM, element_kind, memory_size
 from tests.against.state import AC, DF, ID, NT, STATUS
 
@@ -51,6 +51,9 @@ class Draft:
         """A linear address for an access, remembering whether it faults."""
         where = place(self.source, size, writes=writes, locked=locked, calm=self.faulty)
         self.faulty = self.faulty or where.faults
+        if self.form.bits == 32 and where.linear >= NON_CANONICAL:
+            # Cut to 32 bits it could be anywhere, in the worker's own memory too.
+            return UNMAPPED + where.linear % (PAGE // 2)
         return where.linear
 
     def pin(self, number: int, value: int) -> None:
