@@ -49,13 +49,18 @@ def run_session(session: Session, writer: TraceWriter) -> int:
             signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
         _become_program(session, writer)
     for number in FORWARDED:
-        signal.signal(number, lambda received, frame: os.kill(child, received))
+        signal.signal(number, lambda received, frame: _forward(child, received))
     try:
         importlib.import_module("trapline.report")  # now, while the program starts
         return os.waitpid(child, 0)[1]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _forward(child: int, received: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(child, received)
 
 
 def _become_program(session: Session, writer: TraceWriter) -> NoReturn:
