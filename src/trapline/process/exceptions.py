@@ -8,7 +8,7 @@ from trapline.arch.debug import DR6_BS, DR6_BUS_LOCK
 from trapline.arch.exception import Vector
 from trapline.arch.registers import RFLAGS_IF
 from trapline.process import layout
-from trapline.process.delivery import SI_KERNEL, Trouble
+from trapline.process.trouble import SI_KERNEL, Trouble
 
 GENERAL = (
     *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp"),

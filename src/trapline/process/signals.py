@@ -60,13 +60,12 @@ from trapline.process.signal_state import (
     host_mask,
 )
 from trapline.process.syscalls.table import NUMBERS
+from trapline.process.trouble import SI_KERNEL, Trouble
 
 if TYPE_CHECKING:
-    from trapline.process.delivery import Trouble
     from trapline.process.process import Process
     from trapline.process.thread import Thread
 
-SI_KERNEL = 0x80
 EINTR = 4
 _SYSCALL_SIZE = 2
 _PR_SET_DUMPABLE = 4
@@ -90,7 +89,7 @@ _RESTARTABLE = frozenset(NUMBERS[name] for name in _RESTARTABLE_NAMES.split())
 
 
 class Signals:
-    """One process's signals; `Delivery` for its threads' loops."""
+    """One process's signals, for the loops of its threads."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -324,8 +323,6 @@ class Signals:
         return None
 
     def _bad_frame(self, thread: Thread) -> None:
-        from trapline.process.delivery import Trouble
-
         self.force(thread, Trouble(SIGSEGV, SI_KERNEL))
 
     # -- calls that a signal ended ----------------------------------------------------------------
