@@ -34,7 +34,7 @@ def test_a_whole_report(tmp_path):
         == """\
 trapline: 12,345 bus locks at 1 site in ./program -x  (exit status 0)
 
-1. 12,345 split locks in an unknown function of /no/such/program
+1. 12,345 split locks in program+0x1000 of /no/such/program
    culprit     0x401000  lock xadd [rdi],eax   f0 0f c1 07   program+0x1000
    reported    0x401004  the next instruction, as a trap does
    operand     dword ptr [rdi]  rdi=0x60003e
@@ -44,7 +44,7 @@ trapline: 12,345 bus locks at 1 site in ./program -x  (exit status 0)
    memory      heap
    who         thread 10 of process 10 (program), CPL 3; #DB, a trap after the instruction
    when        from 0.500 s to 1.500 s
-   called by   an unknown function of program
+   called by   program+0x1234
    fix         Allocators align their blocks, so it is the offset in the block: make the field
                4-byte aligned (no packed struct, alignas(4), or 2 bytes of padding before it).
 """
@@ -76,7 +76,7 @@ def test_many_sites_are_cut_to_the_top(tmp_path):
     found = summary(tmp_path, start(), MAP, *sites, *many, END)
     shown = text(found, top=2).splitlines()
     assert sum(line.startswith("   culprit") for line in shown) == 2
-    assert "3. 97 split locks in an unknown function of /no/such/program" in shown[-22]
+    assert "3. 97 split locks in program+0x1003 of /no/such/program" in shown[-22]
     rest = sum(100 - n for n in range(23, 41))
     assert shown[-2:] == [
         f"and {rest:,} bus locks at 18 more sites",
@@ -122,7 +122,7 @@ def test_unimplemented_instructions_are_named(tmp_path):
     undefined = {"record": "undefined", "pid": 10, "image": 0, "time": 1, "tid": 10,
                  "rip": 0x401010, "code": "62f1", "text": "vaddps", "map": 1}  # fmt: skip
     shown = text(summary(tmp_path, start(), MAP, undefined, END))
-    assert "not implemented: vaddps  (62 f1) at 0x401010, in an unknown function of" in shown
+    assert "not implemented: vaddps  (62 f1) at 0x401010, in program+0x1010 of" in shown
 
 
 @pytest.mark.parametrize(
@@ -156,3 +156,10 @@ def test_names_cannot_steer_the_terminal(tmp_path):
     shown = text(summary(tmp_path, *records))
     assert "\x1b" not in shown and "\r" not in shown and "\udcff" not in shown
     assert "./?[31m???" in shown
+
+
+def test_a_crossed_page_is_said(tmp_path):
+    crossing = {**SITE, "linear": 0x600FFE}
+    assert "2 on the next, which is another page\n" in text(
+        summary(tmp_path, start(), MAP, crossing, END)
+    )

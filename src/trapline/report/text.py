@@ -21,6 +21,7 @@ from trapline.trace import Location
 TOP = 10
 BRIEF = 20
 FRAMES = 8
+PAGE = 4096
 COLUMNS = 85  # of running text, beside the labels
 SIGNALLED = {
     "db": "#DB, a trap after the instruction",
@@ -146,13 +147,17 @@ class _Writer:
 
 def place_name(where: Location, *, is_brief: bool = False) -> Text:
     """Function and line, or the next best that is known."""
-    function = plain(where.function or "an unknown function")
-    name = Text(function, "bold" if where.function else "")
+    file = where.module.rsplit("/", 1)[-1] if where.module is not None else ""
+    if where.function is not None:
+        name = Text(plain(where.function), "bold")
+    elif file and where.module_offset is not None:
+        name = Text(plain(f"{file}+{where.module_offset:#x}"), "bold")
+    else:
+        name = Text("an unknown function")
     if where.file is not None:
-        name.append(" at ", "dim").append(f"{plain(where.file)}:{where.line or '?'}")
-    elif where.module is not None:
-        module = where.module.rsplit("/", 1)[-1] if is_brief else where.module
-        name.append(" of ", "dim").append(plain(module))
+        return name.append(" at ", "dim").append(f"{plain(where.file)}:{where.line or '?'}")
+    if file and not (is_brief and where.function is None and where.module_offset is not None):
+        name.append(" of ", "dim").append(plain(file if is_brief else where.module or ""))
     return name
 
 
@@ -177,7 +182,8 @@ def _data(site: Site) -> Text:
     size = f"{site['linear']:#x}, {plural(site['size'], 'byte')}"
     if not second:
         return Text(f"{size}, on one cache line of memory that is not write-back")
-    return Text(f"{size}: {first} on one cache line, {second} on the next")
+    page = ", which is another page" if site["linear"] % PAGE + site["size"] > PAGE else ""
+    return Text(f"{size}: {first} on one cache line, {second} on the next{page}")
 
 
 def _who(site: Site, names: dict[int, str]) -> Text:
