@@ -15,7 +15,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 NR = {"mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "mremap": 25, "msync": 26,
       "mincore": 27, "madvise": 28, "shmat": 30, "shmget": 29, "shmdt": 67, "shmctl": 31,
-      "writev": 20, "write": 1, "read": 0, "process_vm_readv": 310}  # fmt: skip
+      "writev": 20, "write": 1, "read": 0, "mlock": 149, "munlock": 150,
+      "process_vm_readv": 310}  # fmt: skip
 R, W, X = 1, 2, 4
 PRIVATE, SHARED, FIXED, ANON, LOW32, NOREPLACE = 2, 1, 0x10, 0x20, 0x40, 0x100000
 PAGE = 4096
@@ -69,6 +70,28 @@ def anonymous() -> None:
     print(flush=True)
     show("low unmap", call("munmap", low, 4 * PAGE))
     show("read into what is gone", call("read", 0, low, 4))
+
+
+def ranges() -> None:
+    """Calls on pages that must be mapped, where a VMM may have mapped something of its own."""
+    for kind in (LOW32, 0):
+        place = call("mmap", 0, 4 * PAGE, R | W, PRIVATE | ANON | kind, -1, 0)
+        store(place, b"here")
+        vector = ctypes.create_string_buffer(8)
+        there = ctypes.addressof(vector)
+        for _ in range(2):
+            show("resident", call("mincore", place, 4 * PAGE, there))
+            show("synchronized", call("msync", place, 4 * PAGE, 4))
+            show("locked", call("mlock", place + 5, 3 * PAGE))
+            show("unlocked", call("munlock", place, 4 * PAGE))
+            show("nothing at all", call("msync", place, 0, 4))
+            show("crooked", call("mincore", place + 5, PAGE, there))
+            show("crooked, too", call("msync", place + 5, PAGE, 4))
+            show("both ways", call("msync", place, PAGE, 5))
+            show("beyond the end of all", call("mlock", place, 1 << 47))
+            show("nowhere to put it", call("mincore", place + 3 * PAGE, PAGE, 0))
+            call("munmap", place + PAGE, PAGE)
+        call("munmap", place, 4 * PAGE)
 
 
 def protection() -> None:
@@ -198,7 +221,10 @@ def pointers() -> None:
     show("parts", call("writev", 1, ctypes.addressof(parts), 2))
 
 
-for step in (anonymous, protection, moving, files, advice, the_break, shared_memory, pointers):
+STEPS = (
+    anonymous, ranges, protection, moving, files, advice, the_break, shared_memory, pointers,
+)  # fmt: skip
+for step in STEPS:
     print("--", step.__name__)
     step()
 sys.stdout.flush()

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from trapline.process import layout, mapping
 from trapline.process.areas import PROT_EXEC, PROT_READ, PROT_WRITE, Area
-from trapline.process.syscalls.dispatch import arguments, handles
+from trapline.process.syscalls.dispatch import arguments, as_pointer, handles
 from trapline.process.syscalls.table import NUMBERS
 
 if TYPE_CHECKING:
     from trapline.process.thread import Thread
 
 _SHM_RDONLY, _SHM_RND, _SHM_REMAP, _SHM_EXEC = 0o10000, 0o20000, 0o40000, 0o100000
+_NEVER_MAPPED = (1 << 47) - layout.PAGE
 _IPC_STAT = 2
 _SHMID_DS_SIZE = 112
 _SHM_SEGSZ = 48  # offset in shmid_ds
@@ -64,6 +65,21 @@ def mremap(thread: Thread) -> int:
 def madvise(thread: Thread) -> int:
     address, size, advice, *_ = arguments(thread)
     return mapping.advise_memory(thread.process.memory, address, size, advice & 0xFFFFFFFF)
+
+
+@handles("mincore", "msync", "mlock", "munlock", "mlock2")
+def on_range(thread: Thread) -> int:
+    """Calls on pages that must all be mapped, and be the program's."""
+    address, size, third, *_ = arguments(thread)
+    memory = thread.process.memory
+    end = address + size + layout.PAGE - 1 & -layout.PAGE
+    if end <= layout.USER_END and memory.areas.covers(address & -layout.PAGE, end):
+        host = memory.host(address)
+    else:  # the kernel's own answer, for a page where it never maps anything
+        host = _NEVER_MAPPED | address & layout.PAGE - 1
+    if thread.call_number == NUMBERS["mincore"]:
+        third = as_pointer(thread, third)
+    return thread.calls(thread.call_number, host, size, third)
 
 
 @handles("brk")

@@ -12,7 +12,7 @@ _TABLE = """
 8 lseek fii; 9 mmap *; 10 mprotect *; 11 munmap *; 12 brk *; 13 rt_sigaction *
 14 rt_sigprocmask *; 15 rt_sigreturn *; 16 ioctl *; 17 pread64 fpii; 18 pwrite64 fpii
 19 readv *; 20 writev *; 21 access si; 22 pipe p; 23 select ipppp; 24 sched_yield
-25 mremap *; 26 msync pii; 27 mincore pip; 28 madvise *; 29 shmget iii; 30 shmat *
+25 mremap *; 26 msync *; 27 mincore *; 28 madvise *; 29 shmget iii; 30 shmat *
 31 shmctl iip; 32 dup f; 33 dup2 *; 34 pause; 35 nanosleep pp; 36 getitimer ip; 37 alarm i
 38 setitimer ipp; 39 getpid; 40 sendfile ffpi; 41 socket iii; 42 connect fpi; 43 accept fpp
 44 sendto fpiipi; 45 recvfrom fpiipp; 46 sendmsg *; 47 recvmsg *; 48 shutdown fi; 49 bind fpi
@@ -34,7 +34,7 @@ _TABLE = """
 138 fstatfs fp; 139 sysfs iii; 140 getpriority ii; 141 setpriority iii; 142 sched_setparam ip
 143 sched_getparam ip; 144 sched_setscheduler iip; 145 sched_getscheduler i
 146 sched_get_priority_max i; 147 sched_get_priority_min i; 148 sched_rr_get_interval ip
-149 mlock pi; 150 munlock pi; 151 mlockall *; 152 munlockall *; 153 vhangup
+149 mlock *; 150 munlock *; 151 mlockall *; 152 munlockall *; 153 vhangup
 154 modify_ldt !ENOSYS; 155 pivot_root ss; 156 _sysctl !ENOSYS; 157 prctl *; 158 arch_prctl *
 159 adjtimex p; 160 setrlimit *; 161 chroot s; 162 sync; 163 acct s; 164 settimeofday pp
 165 mount sssip; 166 umount2 si; 167 swapon si; 168 swapoff s; 169 reboot iiip
@@ -71,7 +71,7 @@ _TABLE = """
 312 kcmp iiiii; 313 finit_module fpi; 314 sched_setattr ipi; 315 sched_getattr ipii
 316 renameat2 fnfni; 317 seccomp *; 318 getrandom pii; 319 memfd_create pi
 320 kexec_file_load !EPERM; 321 bpf ipi; 322 execveat *; 323 userfaultfd !ENOSYS
-324 membarrier iii; 325 mlock2 pii; 326 copy_file_range fpfpii; 327 preadv2 *; 328 pwritev2 *
+324 membarrier iii; 325 mlock2 *; 326 copy_file_range fpfpii; 327 preadv2 *; 328 pwritev2 *
 329 pkey_mprotect *; 330 pkey_alloc !ENOSYS; 331 pkey_free !ENOSYS; 332 statx *
 333 io_pgetevents !ENOSYS; 334 rseq !ENOSYS; 424 pidfd_send_signal fipi
 425 io_uring_setup ip; 426 io_uring_enter fiiipi; 427 io_uring_register fipi; 428 open_tree fsi
