@@ -158,9 +158,12 @@ def _forget_pages(memory: GuestMemory, linear: int, size: int) -> None:
     removed = memory.areas.remove(linear, linear + size)
     if memory.machine.tables.clear(linear, linear + size):
         memory.world.flush()
-        for area in removed:
-            if area.prot & PROT_EXEC:
-                memory.machine.forget_code(area.start, area.end)
+        code = [area for area in removed if area.prot & PROT_EXEC]
+        if code:
+            # A slot is away for a moment, which nobody must notice.
+            with memory.world.stopped():
+                for area in code:
+                    memory.machine.forget_code(area.start, area.end)
     for area in removed:
         memory.removed(area)
 

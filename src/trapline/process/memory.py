@@ -10,6 +10,7 @@ import errno
 import os
 import struct
 import threading
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -53,6 +54,9 @@ class World(Protocol):
     def flush(self) -> None:
         """Make every processor forget translations before it runs on."""
 
+    def stopped(self) -> AbstractContextManager[None]:
+        """Keep every other thread out of the guest for as long as the block takes."""
+
     def mapped(self, area: Area) -> None: ...
 
     def unmapped(self, area: Area) -> None: ...
@@ -71,6 +75,7 @@ class GuestMemory:
         self.areas = AreaMap()
         self.lock = threading.RLock()
         self.calls = HostCalls()  # for use under the lock
+        self._own = threading.local()  # each thread's, for use without it
         self.journal: Journal | None = None
         self.brk_start = 0
         self.brk_end = 0
@@ -122,11 +127,15 @@ class GuestMemory:
 
     def read_some(self, linear: int, size: int) -> bytes:
         """Up to `size` bytes: as many as there are before the first unreadable page."""
-        with self.lock:
-            whole = self.areas.find(linear)
-            # Memory without a file is there as long as the area is; of a file the end can go.
-            if whole and whole.file is None and whole.prot and linear + size <= whole.end:
-                return ctypes.string_at(self.host(linear), size)
+        # Who holds the lock may be waiting for this very thread to leave the guest.
+        if self.lock.acquire(blocking=False):
+            try:
+                whole = self.areas.find(linear)
+                # Memory without a file is there as long as the area is; of a file the end can go.
+                if whole and whole.file is None and whole.prot and linear + size <= whole.end:
+                    return ctypes.string_at(self.host(linear), size)
+            finally:
+                self.lock.release()
         parts = []
         for area in self.areas.between(linear, linear + size):
             if area.start != linear or not area.prot:
@@ -190,10 +199,12 @@ class GuestMemory:
         """Copy through the kernel, which answers with a count where a plain copy would crash."""
         local = ctypes.create_string_buffer(_IOVEC.pack(buffer, size), 16)
         remote = ctypes.create_string_buffer(_IOVEC.pack(self.host(linear), size), 16)
-        with self.lock:
-            done = self.calls(
-                number, os.getpid(), ctypes.addressof(local), 1, ctypes.addressof(remote), 1, 0
-            )
+        calls = getattr(self._own, "calls", None)
+        if calls is None:
+            calls = self._own.calls = HostCalls()
+        done = calls(
+            number, os.getpid(), ctypes.addressof(local), 1, ctypes.addressof(remote), 1, 0
+        )
         return max(done, 0)
 
     # -- page faults ----------------------------------------------------------------------------

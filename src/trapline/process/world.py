@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,15 +46,28 @@ class World:
         """Have every thread drop its remembered translations before it runs on."""
         current = threading.get_ident()
         with self._turn:
-            others = [thread for thread in self.threads if thread.host_thread != current]
             for thread in self.threads:
                 thread.needs_flush = True
-            if any(thread.in_guest for thread in others):
-                self._stop(others)
-                self._go()
+            if any(thread.in_guest for thread in self.threads if thread.host_thread != current):
+                with self.stopped():
+                    pass
 
-    def _stop(self, others: list[Thread]) -> None:
-        self.stopping = True
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """No other thread is in the guest until the block ends, and each flushes afterwards."""
+        current = threading.get_ident()
+        with self._turn:
+            was_stopping, self.stopping = self.stopping, True
+            try:
+                for thread in self.threads:
+                    thread.needs_flush = True
+                self._wait_for([t for t in self.threads if t.host_thread != current])
+                yield
+            finally:
+                if not was_stopping:
+                    self._go()
+
+    def _wait_for(self, others: list[Thread]) -> None:
         with self._left:
             for thread in others:
                 if thread.in_guest:

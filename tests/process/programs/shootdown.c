@@ -47,6 +47,14 @@ static void *churn(void *argument) {
         for (int i = 0; i < 16; i++)
             if (memory[i << 12] != i) wrong++;
         munmap(memory, 1 << 16);
+        // Code that comes and goes, at the same place as a rule: mov eax, now; ret.
+        unsigned char *code = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
+                                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        int now = rand();
+        code[0] = 0xb8, code[5] = 0xc3;
+        memcpy(code + 1, &now, 4);
+        if (((int (*)(void))code)() != now) wrong++;
+        munmap(code, 4096);
     }
     return argument;
 }
