@@ -63,7 +63,9 @@ int main(void) {
     pthread_t threads[READERS + 1];
     struct sigaction action = {.sa_handler = on_fault};
     sigaction(SIGSEGV, &action, NULL);
-    place = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    // Far from where others are put, so that nobody fills the hole.
+    place = mmap((void *)0x200000000000, 4096, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     for (long i = 0; i < READERS; i++) pthread_create(&threads[i], NULL, reader, (void *)i);
     pthread_create(&threads[READERS], NULL, churn, NULL);
     for (int next = 1; next <= ROUNDS; next++) {
