@@ -34,8 +34,8 @@ PROGRAMS = [
         "for thread in threads: thread.join()\n"
         "print(sum(results))",
     ],
-    ["sh", "-c", "seq 20000 | sort --parallel=2 -S 64K -R | sort --parallel=2 -n | tail -1"],
-    ["sh", "-c", "seq 60000 | xz -T2 --block-size=100KiB -0 | xz -T2 -dc | sha256sum"],
+    ["sh", "-c", "seq 4000 | sort --parallel=2 -S 16K -R | sort --parallel=2 -n | tail -1"],
+    ["sh", "-c", "seq 12000 | xz -T2 --block-size=16KiB -0 | xz -T2 -dc | sha256sum"],
 ]
 
 
