@@ -172,13 +172,9 @@ class VmxGuest:
         is_real = not self._core.state.cr0 & CR0_PE
         if error_code is not None and has_error_code(vector) and not is_real:
             information |= vmx.EVENT_ERROR_CODE
-        self._leave(
-            ExitReason.EXCEPTION_OR_NMI,
-            payload & ~PAYLOAD_ENABLED_BREAKPOINT,
-            length if kind != HARDWARE_EXCEPTION else 0,
-            information,
-            error_code or 0,
-        )
+        qualification = payload & ~PAYLOAD_ENABLED_BREAKPOINT
+        length = length if kind != HARDWARE_EXCEPTION else 0
+        self._deliver(VmExit(_EXCEPTION, qualification, length, information, error_code or 0))
 
     def intercept_triple_fault(self) -> NoReturn:
         # SDM 3C, "Information for VM Exits That Occur During Event Delivery": this one does not.
@@ -355,6 +351,7 @@ class VmxGuest:
         raise Leave(exit)
 
 
+_EXCEPTION: Final = int(ExitReason.EXCEPTION_OR_NMI)
 _IO: Final = int(ExitReason.IO_INSTRUCTION)
 _RDMSR: Final = int(ExitReason.RDMSR)
 _WRMSR: Final = int(ExitReason.WRMSR)
