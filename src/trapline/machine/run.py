@@ -42,8 +42,8 @@ class Runner:
         """Run the guest to its end, for at most `timeout` seconds, or until Ctrl-C."""
         board, how = self._board, How.TIMEOUT
         end = None if timeout is None else board.clock() + int(timeout * _SECOND)
-        self._thread.start()
         try:
+            self._thread.start()
             self._keep_time(end)
         except KeyboardInterrupt:
             how = How.INTERRUPTED
@@ -76,7 +76,8 @@ class Runner:
             self._stopping = True
             self._changed.notify_all()
         self._vcpu.kick()
-        self._thread.join(_PATIENCE)
+        if self._thread.ident is not None:  # Ctrl-C can come before it has started
+            self._thread.join(_PATIENCE)
 
     # -- the vCPU's thread ----------------------------------------------------------------------
 
