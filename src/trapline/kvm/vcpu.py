@@ -22,6 +22,7 @@ from trapline.kvm.cpuid import GuestCpuid
 from trapline.kvm.debug_regs import DebugRegisters
 from trapline.kvm.events import Events
 from trapline.kvm.exits import Exit
+from trapline.kvm.io_bus import IoBus
 from trapline.kvm.msr import Msrs
 from trapline.kvm.structures import DebugRegs, Fpu, Regs, Sregs, Translation, VcpuEvents
 from trapline.kvm.translate import translate
@@ -49,6 +50,8 @@ class SoftwareVcpu:
         self.apic_base = APIC_BASE_RESET | APIC_BASE_ENABLE | (0 if vcpu_id else APIC_BASE_BSP)
         self.complete: Callable[[], Answer] | None = None
         """What the last exit left to be done once userspace has answered it."""
+        self.mmio_bus = IoBus()
+        """Devices inside the hypervisor, as this vCPU sees them; the rest are the VMM's."""
         self.in_guest = False
         self._generation = slots.generation
         self._kicked = ctypes.c_uint8()
