@@ -8,24 +8,14 @@ import time
 import pytest
 
 from tests.kvm.guest import DATA, SIZE, Memory, long_mode
-from trapline.arch.paging import EPT_LARGE, EPT_WRITE
+from trapline.arch.paging import EPT_WRITE
 from trapline.kvm import Kvm, abi, exits
 from trapline.kvm.mmu import Slot, Slots
-from trapline.kvm.vmx.ept import Ept
+from trapline.kvm.tdp import Tables
+from trapline.kvm.vmx.ept import EPT
 
 HLT = b"\xf4"
 GIB = 1 << 30
-
-
-def entry(ept: Ept, guest_physical: int) -> tuple[int, int]:
-    """The last-level entry for an address, and its shift."""
-    table = ept.pointer & ~0xFFF
-    for shift in (39, 30, 21, 12):
-        word = ept._tables[table][guest_physical >> shift & 511]
-        if shift == 12 or word & EPT_LARGE or not word:
-            return word, shift
-        table = word & ~0xFFF & (1 << 52) - 1
-    raise AssertionError
 
 
 @pytest.mark.parametrize(
@@ -43,19 +33,19 @@ def test_the_largest_page_that_slot_and_addresses_allow_is_used(
     guest_physical: int, host: int, size: int, touched: int, shift: int
 ) -> None:
     """An EPT entry's physical address is the host's virtual one."""
-    ept = Ept()
+    ept = Tables(EPT)
     slot = Slot(guest_physical, size, host, 0, 0)
     ept.map(touched, slot)
-    word, found = entry(ept, touched)
+    word, found = ept.leaf(touched)
     assert found == shift
     page = word & (1 << 52) - 1 & -1 << shift
     assert page + (touched & (1 << shift) - 1) == host + touched - guest_physical
 
 
 def test_read_only_slots_have_no_write_right() -> None:
-    ept = Ept()
+    ept = Tables(EPT)
     ept.map(0, Slot(0, 0x1000, 0x7F0000000000, abi.MEM_READONLY, 0))
-    assert not entry(ept, 0)[0] & EPT_WRITE
+    assert not ept.leaf(0)[0] & EPT_WRITE
 
 
 def test_slots_are_found_by_address() -> None:

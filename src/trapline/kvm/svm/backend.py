@@ -57,8 +57,8 @@ class SvmBackend:
         """Where the guest stood when this entry injected an exception or a soft interrupt."""
         self._platform = platform
         self._maps = controls.PermissionMaps()
-        self._npt = platform.npt(slots)
-        controls.fill(self.vmcb, self._maps, self._npt.root, bus_lock_threshold)
+        self._tables = platform.tables(slots)
+        controls.fill(self.vmcb, self._maps, self._tables.root, bus_lock_threshold)
         self.vmcb.load(core)
         self.set_tsc(0)
 
@@ -134,8 +134,8 @@ class SvmBackend:
         self.core.keep_alone()
 
     def reload_memory(self) -> None:
-        self._npt = self._platform.npt(self.slots)
-        self.vmcb.write("nested_cr3", self._npt.root)
+        self._tables = self._platform.tables(self.slots)
+        self.vmcb.write("nested_cr3", self._tables.root)
         # The old tables' memory may come back as other tables at the same address.
         self.core.memory.flush_frames()
 
@@ -145,7 +145,7 @@ class SvmBackend:
         if slot is None:
             return False
         with self.slots.lock:
-            self._npt.map(guest_physical, slot)
+            self._tables.map(guest_physical, slot)
         return True
 
     # -- events ---------------------------------------------------------------------------------

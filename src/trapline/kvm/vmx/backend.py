@@ -14,6 +14,7 @@ from trapline.kvm.backend import Answer
 from trapline.kvm.mmu import Slots
 from trapline.kvm.structures import Dtable, Segment
 from trapline.kvm.vmx import bus_lock, controls
+from trapline.kvm.vmx.ept import pointer
 from trapline.kvm.vmx.exit_table import HANDLERS
 from trapline.kvm.vmx.vectoring import requeue
 from trapline.processor import Core, Fault, State, Vmcs, VmFail, enter
@@ -61,8 +62,8 @@ class VmxBackend:
         """Of the last INT3 or INTO that exited (event_exit_inst_len)."""
         self._platform = platform
         self._bitmap = controls.MsrBitmap()
-        self._ept = platform.ept(slots)
-        controls.fill(self.vmcs, self._bitmap.address, self._ept.pointer, bus_lock_exits)
+        self._tables = platform.tables(slots)
+        controls.fill(self.vmcs, self._bitmap.address, pointer(self._tables.root), bus_lock_exits)
         self.vmcs.load(core)
         self.set_tsc(0)
 
@@ -114,8 +115,8 @@ class VmxBackend:
         self.core.keep_alone()
 
     def reload_memory(self) -> None:
-        self._ept = self._platform.ept(self.slots)
-        self.vmcs.write(Field.EPT_POINTER, self._ept.pointer)
+        self._tables = self._platform.tables(self.slots)
+        self.vmcs.write(Field.EPT_POINTER, pointer(self._tables.root))
         # The old tables' memory may come back as other tables at the same address.
         self.core.memory.flush_frames()
 
@@ -125,7 +126,7 @@ class VmxBackend:
         if slot is None:
             return False
         with self.slots.lock:
-            self._ept.map(guest_physical, slot)
+            self._tables.map(guest_physical, slot)
         return True
 
     # -- events ---------------------------------------------------------------------------------

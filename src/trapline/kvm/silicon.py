@@ -1,0 +1,42 @@
+"""The software processors of one VM, of whichever vendor: what they are made of and share."""
+
+from __future__ import annotations
+
+from trapline.arch.cpuid import CpuidEntry
+from trapline.kvm.mmu import Slots
+from trapline.kvm.tdp import CurrentTables, Format, Tables
+from trapline.processor import Cluster, Core, Model, Observer
+
+
+class Silicon:
+    """`observer` sees the bus locks of every processor; `engine` is "jit" or "interp"."""
+
+    def __init__(
+        self, model: Model, format: Format, engine: str = "jit", observer: Observer | None = None
+    ) -> None:
+        self.model = model
+        self.bus_lock_exits = False
+        self._engine = engine
+        self._observer = observer
+        self._cluster: Cluster | None = None
+        self._tables = CurrentTables(format)
+
+    def supported_cpuid(self) -> list[CpuidEntry]:
+        return self.model.entries()
+
+    def tables(self, slots: Slots) -> Tables:
+        """The second stage of paging for the memory map as it is now."""
+        return self._tables.get(slots)
+
+    def new_core(self) -> Core:
+        if self._cluster is None:
+            self._cluster = Cluster()
+        core = Core(self.model, engine=self._engine, cluster=self._cluster)
+        core.observer = self._observer
+        return core
+
+    def forget_code(self, start: int, size: int) -> None:
+        cluster = self._cluster
+        if cluster is not None:
+            for page in [page for page in cluster.code_pages if start <= page < start + size]:
+                cluster.drop_code(page)
