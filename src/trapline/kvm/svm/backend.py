@@ -13,16 +13,17 @@ from trapline.arch.exception import Vector
 from trapline.arch.svm import EventType, Intercept
 from trapline.kvm import abi, exits
 from trapline.kvm.backend import Answer
+from trapline.kvm.core_backend import CoreBackend
 from trapline.kvm.mmu import Slots
+from trapline.kvm.silicon import Silicon
 from trapline.kvm.structures import Dtable, Segment
 from trapline.kvm.svm import controls
 from trapline.kvm.svm.exit_table import HANDLERS
 from trapline.kvm.svm.vectoring import requeue
-from trapline.processor import Core, Fault, State, SvmExit, Vmcb, enter_svm
+from trapline.processor import Core, SvmExit, Vmcb, enter_svm
 
 if TYPE_CHECKING:
     from trapline.kvm.events import Events, ExceptionQueue
-    from trapline.kvm.svm.platform import SvmPlatform
     from trapline.kvm.vcpu import SoftwareVcpu
 
 _MASK_64: Final = (1 << 64) - 1
@@ -38,14 +39,13 @@ _WINDOW: Final = (
 _PDPTE_RESERVED: Final = 0x1E6 | -1 << 52 & _MASK_64
 
 
-class SvmBackend:
+class SvmBackend(CoreBackend):
     """A core and the VMCB that is current on it, for good."""
 
     def __init__(
-        self, core: Core, slots: Slots, platform: SvmPlatform, bus_lock_threshold: bool
+        self, core: Core, slots: Slots, platform: Silicon, bus_lock_threshold: bool
     ) -> None:
-        self.core = core
-        self.slots = slots
+        super().__init__(core, slots, platform)
         self.vmcb = Vmcb()
         self.instruction_length = 0
         """Of the last INT3 that exited."""
@@ -55,16 +55,10 @@ class SvmBackend:
         self._wants_nmi_window = False
         self._injected_at: int | None = None
         """Where the guest stood when this entry injected an exception or a soft interrupt."""
-        self._platform = platform
         self._maps = controls.PermissionMaps()
-        self._tables = platform.tables(slots)
         controls.fill(self.vmcb, self._maps, self._tables.root, bus_lock_threshold)
         self.vmcb.load(core)
         self.set_tsc(0)
-
-    @property
-    def state(self) -> State:
-        return self.core.state
 
     # -- running --------------------------------------------------------------------------------
 
@@ -117,36 +111,11 @@ class SvmBackend:
             self._wants_nmi_window = False
         events.waiting = events.waiting or bool(events.nmi_pending)
 
-    def kick(self) -> None:
-        self.core.kick()
-
-    @property
-    def kick_places(self) -> tuple[int, ...]:
-        return self.core.kick_places
-
-    def report_counts(self) -> None:
-        self.core.hand_over_bus_locks()
-
-    def close(self) -> None:
-        self.core.close()
-
-    def keep_alone(self) -> None:
-        self.core.keep_alone()
-
     def reload_memory(self) -> None:
         self._tables = self._platform.tables(self.slots)
         self.vmcb.write("nested_cr3", self._tables.root)
         # The old tables' memory may come back as other tables at the same address.
         self.core.memory.flush_frames()
-
-    def map(self, guest_physical: int) -> bool:
-        """Make an address of the memory map reachable; False outside of it."""
-        slot = self.slots.find(guest_physical)
-        if slot is None:
-            return False
-        with self.slots.lock:
-            self._tables.map(guest_physical, slot)
-        return True
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -174,13 +143,6 @@ class SvmBackend:
     def inject_nmi(self) -> None:
         self.vmcb.event_inj = svm.event(Vector.NMI, EventType.NMI)
 
-    def interrupt_allowed(self) -> bool:
-        state = self.core.state
-        return bool(state.system_flags & registers.RFLAGS_IF) and not state.interrupt_shadow
-
-    def nmi_allowed(self) -> bool:
-        return not self.core.state.nmi_blocked and not self.core.state.interrupt_shadow
-
     def open_interrupt_window(self, wanted: bool) -> None:
         """svm_set_vintr(): a virtual interrupt that is intercepted before it is taken."""
         is_open = self.vmcb.intercepts(Intercept.VINTR)
@@ -202,28 +164,13 @@ class SvmBackend:
     def set_interrupt_shadow(self, shadow: int) -> None:
         self.vmcb.write("int_state", svm.INT_STATE_SHADOW if shadow else 0)
 
-    def get_nmi_mask(self) -> bool:
-        return bool(self.core.state.nmi_blocked)
-
-    def set_nmi_mask(self, masked: bool) -> None:
-        self.core.state.nmi_blocked = int(masked)
-
     # -- registers ------------------------------------------------------------------------------
-
-    def get_rflags(self) -> int:
-        return self.core.state.rflags
 
     def set_rflags(self, rflags: int) -> None:
         self.vmcb.write("rflags", rflags)
 
     def set_rip(self, rip: int) -> None:
         self.vmcb.write("rip", rip & _MASK_64)
-
-    def linear_rip(self) -> int:
-        state = self.core.state
-        if state.efer & registers.EFER_LMA and state.cs_attributes >> 13 & 1:
-            return state.rip
-        return state.rip + state.cs_base & 0xFFFFFFFF
 
     def get_segment(self, name: str) -> Segment:
         """svm_get_segment()."""
@@ -316,19 +263,6 @@ class SvmBackend:
 
     # -- MSRs -----------------------------------------------------------------------------------
 
-    def read_msr(self, index: int) -> int | None:
-        try:
-            return self.core.msrs.read(index)
-        except Fault:
-            return None
-
-    def write_msr(self, index: int, word: int) -> bool:
-        try:
-            self.core.msrs.write(index, word)
-        except Fault:
-            return False
-        return True
-
     def get_debugctl(self) -> int:
         return self.vmcb.read("dbgctl")
 
@@ -350,7 +284,3 @@ class SvmBackend:
 
     def set_tsc(self, tsc: int) -> None:
         self.vmcb.write("tsc_offset", tsc - self._processor_tsc())
-
-    def _processor_tsc(self) -> int:
-        guest = self.core.guest
-        return self.core.msrs.tsc() - (guest.tsc_offset if guest is not None else 0)

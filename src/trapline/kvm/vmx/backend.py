@@ -11,18 +11,19 @@ from trapline.arch.vmcs import Field
 from trapline.arch.vmx import EventType
 from trapline.kvm import abi, exits
 from trapline.kvm.backend import Answer
+from trapline.kvm.core_backend import CoreBackend
 from trapline.kvm.mmu import Slots
+from trapline.kvm.silicon import Silicon
 from trapline.kvm.structures import Dtable, Segment
 from trapline.kvm.vmx import bus_lock, controls
 from trapline.kvm.vmx.ept import pointer
 from trapline.kvm.vmx.exit_table import HANDLERS
 from trapline.kvm.vmx.vectoring import requeue
-from trapline.processor import Core, Fault, State, Vmcs, VmFail, enter
+from trapline.processor import Core, Fault, Vmcs, VmFail, enter
 
 if TYPE_CHECKING:
     from trapline.kvm.events import ExceptionQueue
     from trapline.kvm.vcpu import SoftwareVcpu
-    from trapline.kvm.vmx.platform import VmxPlatform
 
 _FIELDS: Final = {
     name: tuple(
@@ -49,27 +50,18 @@ def _unhandled(reason: int) -> Answer:
     return exits.InternalError(abi.INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, [reason])
 
 
-class VmxBackend:
+class VmxBackend(CoreBackend):
     """A core and the VMCS that is current on it, for good."""
 
-    def __init__(
-        self, core: Core, slots: Slots, platform: VmxPlatform, bus_lock_exits: bool
-    ) -> None:
-        self.core = core
-        self.slots = slots
+    def __init__(self, core: Core, slots: Slots, platform: Silicon, bus_lock_exits: bool) -> None:
+        super().__init__(core, slots, platform)
         self.vmcs = Vmcs()
         self.instruction_length = 0
         """Of the last INT3 or INTO that exited (event_exit_inst_len)."""
-        self._platform = platform
         self._bitmap = controls.MsrBitmap()
-        self._tables = platform.tables(slots)
         controls.fill(self.vmcs, self._bitmap.address, pointer(self._tables.root), bus_lock_exits)
         self.vmcs.load(core)
         self.set_tsc(0)
-
-    @property
-    def state(self) -> State:
-        return self.core.state
 
     # -- running --------------------------------------------------------------------------------
 
@@ -98,36 +90,11 @@ class VmxBackend:
         answer = handler(vcpu, self, exit)
         return bus_lock.report(vcpu, answer) if exit.reason & _BUS_LOCK else answer
 
-    def kick(self) -> None:
-        self.core.kick()
-
-    @property
-    def kick_places(self) -> tuple[int, ...]:
-        return self.core.kick_places
-
-    def report_counts(self) -> None:
-        self.core.hand_over_bus_locks()
-
-    def close(self) -> None:
-        self.core.close()
-
-    def keep_alone(self) -> None:
-        self.core.keep_alone()
-
     def reload_memory(self) -> None:
         self._tables = self._platform.tables(self.slots)
         self.vmcs.write(Field.EPT_POINTER, pointer(self._tables.root))
         # The old tables' memory may come back as other tables at the same address.
         self.core.memory.flush_frames()
-
-    def map(self, guest_physical: int) -> bool:
-        """Make an address of the memory map reachable; False outside of it."""
-        slot = self.slots.find(guest_physical)
-        if slot is None:
-            return False
-        with self.slots.lock:
-            self._tables.map(guest_physical, slot)
-        return True
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -161,13 +128,6 @@ class VmxBackend:
         if self.core.state.activity == vmx.Activity.HLT:
             self.vmcs.write(Field.GUEST_ACTIVITY_STATE, vmx.Activity.ACTIVE)
 
-    def interrupt_allowed(self) -> bool:
-        state = self.core.state
-        return bool(state.system_flags & registers.RFLAGS_IF) and not state.interrupt_shadow
-
-    def nmi_allowed(self) -> bool:
-        return not self.core.state.nmi_blocked and not self.core.state.interrupt_shadow
-
     def open_interrupt_window(self, wanted: bool) -> None:
         self._set_control(Field.CPU_BASED_VM_EXEC_CONTROL, vmx.PROC_INTERRUPT_WINDOW, wanted)
 
@@ -193,28 +153,13 @@ class VmxBackend:
             blocking |= vmx.INTERRUPTIBILITY_STI
         self.vmcs.write(Field.GUEST_INTERRUPTIBILITY_INFO, blocking)
 
-    def get_nmi_mask(self) -> bool:
-        return bool(self.core.state.nmi_blocked)
-
-    def set_nmi_mask(self, masked: bool) -> None:
-        self.core.state.nmi_blocked = int(masked)
-
     # -- registers ------------------------------------------------------------------------------
-
-    def get_rflags(self) -> int:
-        return self.core.state.rflags
 
     def set_rflags(self, rflags: int) -> None:
         self.vmcs.write(Field.GUEST_RFLAGS, rflags)
 
     def set_rip(self, rip: int) -> None:
         self.vmcs.write(Field.GUEST_RIP, rip & _MASK_64)
-
-    def linear_rip(self) -> int:
-        state = self.core.state
-        if state.efer & registers.EFER_LMA and state.cs_attributes >> 13 & 1:
-            return state.rip
-        return state.rip + state.cs_base & 0xFFFFFFFF
 
     def get_segment(self, name: str) -> Segment:
         segment = Segment.from_attributes(*(self.vmcs.read(field) for field in _FIELDS[name]))
@@ -298,19 +243,6 @@ class VmxBackend:
 
     # -- MSRs -----------------------------------------------------------------------------------
 
-    def read_msr(self, index: int) -> int | None:
-        try:
-            return self.core.msrs.read(index)
-        except Fault:
-            return None
-
-    def write_msr(self, index: int, word: int) -> bool:
-        try:
-            self.core.msrs.write(index, word)
-        except Fault:
-            return False
-        return True
-
     def get_debugctl(self) -> int:
         return self.vmcs.read(Field.GUEST_IA32_DEBUGCTL)
 
@@ -335,7 +267,3 @@ class VmxBackend:
 
     def set_tsc(self, tsc: int) -> None:
         self.vmcs.write(Field.TSC_OFFSET, tsc - self._processor_tsc())
-
-    def _processor_tsc(self) -> int:
-        guest = self.core.guest
-        return self.core.msrs.tsc() - (guest.tsc_offset if guest is not None else 0)

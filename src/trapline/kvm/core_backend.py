@@ -1,0 +1,86 @@
+"""What both vendors do alike with the core below a vCPU."""
+
+from __future__ import annotations
+
+from trapline.arch import registers
+from trapline.kvm.mmu import Slots
+from trapline.kvm.silicon import Silicon
+from trapline.processor import Core, Fault, State
+
+
+class CoreBackend:
+    """A core for good, and the second stage of its paging."""
+
+    def __init__(self, core: Core, slots: Slots, platform: Silicon) -> None:
+        self.core = core
+        self.slots = slots
+        self._platform = platform
+        self._tables = platform.tables(slots)
+
+    @property
+    def state(self) -> State:
+        return self.core.state
+
+    def kick(self) -> None:
+        self.core.kick()
+
+    @property
+    def kick_places(self) -> tuple[int, ...]:
+        return self.core.kick_places
+
+    def report_counts(self) -> None:
+        self.core.hand_over_bus_locks()
+
+    def close(self) -> None:
+        self.core.close()
+
+    def keep_alone(self) -> None:
+        self.core.keep_alone()
+
+    def map(self, guest_physical: int) -> bool:
+        """Make an address of the memory map reachable; False outside of it."""
+        slot = self.slots.find(guest_physical)
+        if slot is None:
+            return False
+        with self.slots.lock:
+            self._tables.map(guest_physical, slot)
+        return True
+
+    def interrupt_allowed(self) -> bool:
+        state = self.core.state
+        return bool(state.system_flags & registers.RFLAGS_IF) and not state.interrupt_shadow
+
+    def nmi_allowed(self) -> bool:
+        return not self.core.state.nmi_blocked and not self.core.state.interrupt_shadow
+
+    def get_nmi_mask(self) -> bool:
+        return bool(self.core.state.nmi_blocked)
+
+    def set_nmi_mask(self, masked: bool) -> None:
+        self.core.state.nmi_blocked = int(masked)
+
+    def get_rflags(self) -> int:
+        return self.core.state.rflags
+
+    def linear_rip(self) -> int:
+        state = self.core.state
+        if state.efer & registers.EFER_LMA and state.cs_attributes >> 13 & 1:
+            return state.rip
+        return state.rip + state.cs_base & 0xFFFFFFFF
+
+    def read_msr(self, index: int) -> int | None:
+        try:
+            return self.core.msrs.read(index)
+        except Fault:
+            return None
+
+    def write_msr(self, index: int, word: int) -> bool:
+        try:
+            self.core.msrs.write(index, word)
+        except Fault:
+            return False
+        return True
+
+    def _processor_tsc(self) -> int:
+        guest = self.core.guest
+        return self.core.msrs.tsc() - (guest.tsc_offset if guest is not None else 0)
