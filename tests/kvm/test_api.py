@@ -176,7 +176,7 @@ def test_a_triple_fault_is_a_shutdown(kvm: Kvm) -> None:
 
 def test_msrs_stop_at_the_first_refused(kvm: Kvm) -> None:
     guest = long_mode(kvm, b"\xf4")
-    assert guest.vcpu.set_msrs({0xC0000082: 0x1000, 0x33: 0, 0xC0000083: 2}) == 1
+    assert guest.vcpu.set_msrs({0xC0000082: 0x1000, 0x12345: 0, 0xC0000083: 2}) == 1
     assert guest.vcpu.get_msrs([0xC0000082, 0xC0000083]) == {0xC0000082: 0x1000, 0xC0000083: 0}
     guest.close()
 

@@ -18,7 +18,7 @@ examples:
   #AC    split lock alignment check: MSR TEST_CTRL (33h) bit 29
   exit   what leaves a guest on a bus lock: VMX's bus-lock VM exit, or SVM's threshold
 
-A guest of the hypervisor sees #DB; #AC is the hardware's own, and KVM does not show it.
+A guest sees both, unless its CPUID or a quirk (trapline.kvm.quirks) hides them.
 """
 HEADINGS = ("MODEL", "VENDOR", "#DB", "#AC", "EXIT")
 

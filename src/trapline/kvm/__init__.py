@@ -1,8 +1,9 @@
 """The hypervisor, with KVM's API: names only."""
 
-from trapline.kvm import abi, exits
+from trapline.kvm import abi, exits, quirks
 from trapline.kvm.api import Kvm, RegisterView, Vcpu, Vm
 from trapline.kvm.factory import open_kvm
+from trapline.kvm.quirks import Quirk
 from trapline.kvm.structures import (
     DebugRegs,
     Dtable,
@@ -19,6 +20,7 @@ __all__ = [
     "Dtable",
     "Fpu",
     "Kvm",
+    "Quirk",
     "RegisterView",
     "Regs",
     "Segment",
@@ -30,4 +32,5 @@ __all__ = [
     "abi",
     "exits",
     "open_kvm",
+    "quirks",
 ]

@@ -17,6 +17,7 @@ GET_MSR_INDEX_LIST: Final = 0xC004AE02
 CHECK_EXTENSION: Final = 0xAE03  # on the VM too
 GET_VCPU_MMAP_SIZE: Final = 0xAE04
 GET_SUPPORTED_CPUID: Final = 0xC008AE05
+GET_MSR_FEATURE_INDEX_LIST: Final = 0xC004AE0A
 
 # -- ioctls on a VM -----------------------------------------------------------------------------
 CREATE_VCPU: Final = 0xAE41

@@ -49,6 +49,12 @@ class Kvm(Protocol):
 
     def get_msr_index_list(self) -> list[int]: ...
 
+    def get_msr_feature_index_list(self) -> list[int]:
+        """The MSRs that say what can be virtualized; `get_feature_msrs` reads them."""
+
+    def get_feature_msrs(self, indices: Iterable[int]) -> dict[int, int]:
+        """As `Vcpu.get_msrs`."""
+
     def create_vm(self) -> Vm: ...
 
     def place_files(self, place: Callable[[int], int]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trapline.kvm import abi
+from trapline.kvm import abi, quirks
 from trapline.kvm.abi import Capability
 from trapline.kvm.mmu import SLOT_LIMIT
 
@@ -37,6 +37,7 @@ _ALWAYS: dict[int, int] = {
     Capability.SYNC_REGS: abi.SYNC_X86_REGS | abi.SYNC_X86_SREGS,
     Capability.READONLY_MEM: 1,
     Capability.IMMEDIATE_EXIT: 1,
+    Capability.GET_MSR_FEATURES: 1,
     Capability.EXCEPTION_PAYLOAD: 1,
     Capability.X86_TRIPLE_FAULT_EVENT: 1,
 }
@@ -47,4 +48,6 @@ def check_extension(capability: int, has_bus_lock_exit: bool) -> int:
     if capability == Capability.X86_BUS_LOCK_EXIT:
         modes = abi.BUS_LOCK_DETECTION_OFF | abi.BUS_LOCK_DETECTION_EXIT
         return modes if has_bus_lock_exit else 0
+    if capability == quirks.CAPABILITY:
+        return quirks.EVERY
     return _ALWAYS.get(capability, 0)

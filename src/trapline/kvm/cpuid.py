@@ -12,9 +12,10 @@ from dataclasses import replace
 from trapline.arch import cpuid
 from trapline.arch.cpuid import SIGNIFICANT_INDEX, CpuidEntry, Feature
 from trapline.arch.registers import CR4_OSXSAVE, CR4_PKE
+from trapline.kvm import quirks
+from trapline.kvm.quirks import Quirk
 
-# What a guest gets no virtual form of: nested VMX and SVM, MONITOR, an interrupt controller,
-# and the MSRs behind split-lock #AC (KVM exposes neither 0x33 nor 0xCF).
+# What a guest gets no virtual form of: nested VMX and SVM, MONITOR, an interrupt controller.
 _HIDDEN = (
     cpuid.VMX,
     cpuid.SVM,
@@ -24,27 +25,38 @@ _HIDDEN = (
     cpuid.TSC_ADJUST,
     cpuid.MCE,
     cpuid.MCA,
-    cpuid.CORE_CAPABILITIES,
-    cpuid.UC_LOCK_DISABLE,
     cpuid.SPEC_CTRL,
     cpuid.ARCH_CAPABILITIES,
 )
 _SHOWN = (cpuid.HYPERVISOR,)
+_HIDDEN_BY_QUIRK = {
+    Quirk.SVM_NO_BUS_LOCK_DETECT: (cpuid.BUS_LOCK_DETECT,),
+    Quirk.NO_SPLIT_LOCK_AC: (cpuid.CORE_CAPABILITIES, cpuid.UC_LOCK_DISABLE),
+}
 _BASIC, _EXTENDED = 0, 0x80000000
 
 
-def supported(model: Iterable[CpuidEntry]) -> list[CpuidEntry]:
+def supported(model: Iterable[CpuidEntry], quirks: Quirk = quirks.NONE) -> list[CpuidEntry]:
     """KVM_GET_SUPPORTED_CPUID from the leaves of the processor's model."""
-    entries = []
-    for entry in model:
+    leaves, entries = list(model), []
+    quirks = applicable(quirks, leaves)
+    by_quirk = [one for quirk, some in _HIDDEN_BY_QUIRK.items() if quirk in quirks for one in some]
+    for entry in leaves:
         if entry.function == cpuid.NPT.function:
             entry = CpuidEntry(entry.function)  # without SVM there is nothing to say of it
-        for feature in _HIDDEN:
+        for feature in (*_HIDDEN, *by_quirk):
             entry = _with(entry, feature, False)
         for feature in _SHOWN:
             entry = _with(entry, feature, True)
         entries.append(entry)
     return entries
+
+
+def applicable(quirks: Quirk, model: Iterable[CpuidEntry]) -> Quirk:
+    """Those that say something of this processor."""
+    basic = cpuid.find(model, _BASIC)
+    is_amd = basic is not None and basic.ebx == _AMD_EBX
+    return quirks if is_amd else quirks & ~Quirk.SVM_NO_BUS_LOCK_DETECT
 
 
 def _with(entry: CpuidEntry, feature: Feature, present: bool) -> CpuidEntry:

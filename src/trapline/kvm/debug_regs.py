@@ -22,19 +22,28 @@ from trapline.arch.debug import (
     DR_UPPER,
     PAYLOAD_ENABLED_BREAKPOINT,
 )
+from trapline.kvm import quirks
+from trapline.kvm.quirks import Quirk
 
 if TYPE_CHECKING:
     from trapline.kvm.backend import Backend
 
 
-def deliver_payload(dr6: int, payload: int) -> int:
+def deliver_payload(dr6: int, payload: int, sets_bus_lock: bool = False) -> int:
     """DR6 after a #DB with this payload (kvm_deliver_exception_payload).
 
-    B0-B3 are replaced, BD, BS and BT gather.  Bits 11 and 16 become 1 unless the payload has
-    them: for bit 11 the processor itself would leave a 0 standing; KVM does not.
+    B0-B3 are replaced, BD, BS and BT gather, bit 16 becomes 1 unless the payload has it.  A 0
+    that software left in bit 11 stands, as on the processor; upstream `sets_bus_lock`.
     """
-    dr6 = dr6 & ~DR6_BREAKPOINTS | DR6_ACTIVE_LOW | payload
-    return (dr6 ^ payload & DR6_ACTIVE_LOW) & ~PAYLOAD_ENABLED_BREAKPOINT
+    ones = DR6_ACTIVE_LOW if sets_bus_lock else DR6_ACTIVE_LOW & ~DR6_BUS_LOCK
+    after = dr6 & ~DR6_BREAKPOINTS | ones | payload & ~(PAYLOAD_ENABLED_BREAKPOINT | DR6_BUS_LOCK)
+    after ^= payload & DR6_RTM
+    return after & ~DR6_BUS_LOCK if payload & DR6_BUS_LOCK else after
+
+
+def dr6_of_causes(payload: int) -> int:
+    """A DR6 that shows these causes and nothing else."""
+    return deliver_payload(DR6_ACTIVE_LOW, payload)
 
 
 class DebugRegisters:
@@ -47,6 +56,7 @@ class DebugRegisters:
         self._has_rtm = False
         self._own: tuple[int, int, int, int] | None = None
         """The guest's DR0-DR3 while a debugger's are in the register file."""
+        self.quirks = quirks.NONE
         self.dr7 = DR7_FIXED_1  # the guest's, while a debugger's is in force
         self.reset()
 
@@ -67,6 +77,13 @@ class DebugRegisters:
         """The guest's DR0-DR3."""
         state = self._state
         return self._own or (state.dr0, state.dr1, state.dr2, state.dr3)
+
+    @property
+    def must_be_asked(self) -> bool:
+        """Whether the processor would let the guest clear a bit of DR6 that its CPUID fixes."""
+        if Quirk.DR6_FIXED_BY_PROCESSOR in self.quirks:
+            return False
+        return bool(self.fixed & ~int(self._state.dr6_fixed))
 
     @property
     def fixed(self) -> int:
@@ -113,7 +130,8 @@ class DebugRegisters:
 
     def deliver(self, payload: int) -> None:
         """A #DB with this payload is about to reach the guest."""
-        self._state.dr6 = deliver_payload(self._state.dr6, payload)
+        sets_bus_lock = Quirk.DR6_BUS_LOCK_SET in self.quirks
+        self._state.dr6 = deliver_payload(self._state.dr6, payload, sets_bus_lock)
 
     def clear_general_detect(self) -> None:
         """As the processor does when it delivers a #DB itself; injection does not."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trapline.kvm import quirks
 from trapline.kvm.api import Kvm
+from trapline.kvm.quirks import Quirk
 
 if TYPE_CHECKING:
     from trapline.processor import Observer
@@ -16,11 +18,12 @@ def open_kvm(
     cpu: str = "sapphire-rapids",
     engine: str = "jit",
     observer: Observer | None = None,
+    quirks: Quirk = quirks.NONE,
 ) -> Kvm:
     """A Kvm: "software" on Trapline's own processor, "host" on the real /dev/kvm.
 
-    `cpu`, `engine` ("jit" or "interp") and `observer` are the software's: its processor model, how
-    it executes, and who sees every bus lock.
+    `cpu`, `engine` ("jit" or "interp"), `observer` and `quirks` are the software's: its processor
+    model, how it executes, who sees every bus lock, and where it behaves as upstream does.
     """
     if backend == "host":
         from trapline.kvm.host.system import HostKvm
@@ -34,5 +37,5 @@ def open_kvm(
 
         chosen = model(cpu)
         platform = SvmPlatform if chosen.is_amd else VmxPlatform
-        return SoftwareKvm(lambda: platform(chosen, engine=engine, observer=observer))
+        return SoftwareKvm(lambda: platform(chosen, engine=engine, observer=observer), quirks)
     raise ValueError(f"no such hypervisor: {backend!r}")

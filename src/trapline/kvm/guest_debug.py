@@ -36,7 +36,13 @@ def set_guest_debug(vcpu: SoftwareVcpu, control: int, debugreg: Mapping[int, int
         vcpu.singlestep_rip = vcpu.backend.linear_rip()
     set_rflags(vcpu, rflags)
     vcpu.backend.update_exception_bitmap(vcpu.guest_debug)
-    vcpu.backend.intercept_debug_registers(bool(vcpu.guest_debug))
+    follow_debug_registers(vcpu)
+
+
+def follow_debug_registers(vcpu: SoftwareVcpu) -> None:
+    """MOV DR exits while a debugger has the registers, or where DR6 is not the guest's to write
+    as the processor has it."""
+    vcpu.backend.intercept_debug_registers(bool(vcpu.guest_debug) or vcpu.debug.must_be_asked)
 
 
 def get_rflags(vcpu: SoftwareVcpu) -> int:

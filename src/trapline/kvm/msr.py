@@ -6,10 +6,14 @@ words here.  DEBUGCTL's filter is the heart of bus-lock detection for guests.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from trapline.arch import cpuid, msr
+from trapline.arch.cpuid import CpuidEntry
 from trapline.arch.paging import is_valid_pat
+from trapline.kvm import quirks
+from trapline.kvm.quirks import Quirk
 
 if TYPE_CHECKING:
     from trapline.kvm.vcpu import SoftwareVcpu
@@ -28,8 +32,40 @@ _MTRRS = (
     *range(msr.IA32_MTRR_FIX4K_C0000, msr.IA32_MTRR_FIX4K_C0000 + 8),
     msr.IA32_MTRR_DEF_TYPE,
 )
+_SPLIT_LOCK = (msr.TEST_CTRL, msr.IA32_CORE_CAPABILITIES)
+# Linux's split_lock_cpu_ids: Ice Lake X, D and L have TEST_CTRL and do not enumerate it.
+_FAMILY_AND_MODEL = 0x0FFF0FF0
+_TEST_CTRL_UNENUMERATED = (0x606A0, 0x606C0, 0x706D0)
 _READ_ONLY = {msr.IA32_MTRRCAP: 8 | msr.MTRRCAP_FIXED | msr.MTRRCAP_WC}
 _BTF_AND_LBR = msr.DEBUGCTL_BTF | msr.DEBUGCTL_LBR
+
+
+def knows_test_ctrl(entries: Iterable[CpuidEntry]) -> bool:
+    """Whether a processor with these leaves has MSR_TEST_CTRL's split-lock bit."""
+    leaves = list(entries)
+    signature = cpuid.find(leaves, 1)
+    if signature is not None and signature.eax & _FAMILY_AND_MODEL in _TEST_CTRL_UNENUMERATED:
+        return True
+    return cpuid.has(leaves, cpuid.CORE_CAPABILITIES)
+
+
+def indices(model: Iterable[CpuidEntry], quirks: Quirk = quirks.NONE) -> list[int]:
+    """KVM_GET_MSR_INDEX_LIST."""
+    listed = {*_IN_PROCESSOR, *_MTRRS, msr.IA32_MTRRCAP, msr.IA32_MISC_ENABLE}
+    listed |= {msr.IA32_TSC, msr.IA32_PAT, msr.IA32_EFER, msr.IA32_APIC_BASE}
+    if Quirk.DEBUGCTL_NOT_LISTED not in quirks:
+        listed.add(msr.IA32_DEBUGCTL)
+    if Quirk.NO_SPLIT_LOCK_AC not in quirks and knows_test_ctrl(model):
+        listed.add(msr.TEST_CTRL)
+    return sorted(listed)
+
+
+def features(model: Iterable[CpuidEntry], quirks: Quirk = quirks.NONE) -> dict[int, int]:
+    """KVM_GET_MSR_FEATURE_INDEX_LIST, with what KVM_GET_MSRS on /dev/kvm answers."""
+    found = {msr.IA32_BIOS_SIGN_ID: 0}
+    if Quirk.NO_SPLIT_LOCK_AC not in quirks and cpuid.has(model, cpuid.CORE_CAPABILITIES):
+        found[msr.IA32_CORE_CAPABILITIES] = msr.CORE_CAPABILITIES_SPLIT_LOCK_AC
+    return found
 
 
 class Msrs:
@@ -40,12 +76,6 @@ class Msrs:
         self._vcpu = vcpu
         self._words = dict.fromkeys(_MTRRS, 0)
         self._words |= {msr.IA32_BIOS_SIGN_ID: 0, msr.IA32_MISC_ENABLE: 1, msr.IA32_MCG_STATUS: 0}
-
-    @staticmethod
-    def indices() -> list[int]:
-        """KVM_GET_MSR_INDEX_LIST."""
-        rest = (msr.IA32_TSC, msr.IA32_PAT, msr.IA32_EFER, msr.IA32_APIC_BASE)
-        return sorted({*_IN_PROCESSOR, *rest, *_MTRRS, msr.IA32_MTRRCAP, msr.IA32_MISC_ENABLE})
 
     def get(self, index: int, by_host: bool = False) -> int | None:
         vcpu = self._vcpu
@@ -60,6 +90,8 @@ class Msrs:
                 return vcpu.backend.get_tsc()
             case msr.IA32_APIC_BASE:
                 return vcpu.apic_base
+        if index in _SPLIT_LOCK:
+            return self._get_split_lock(index, by_host)
         if index in _IN_PROCESSOR:
             return vcpu.backend.read_msr(index) if self._may_touch(index, by_host) else None
         if index in _READ_ONLY:
@@ -83,6 +115,8 @@ class Msrs:
                 return True
             case msr.IA32_APIC_BASE:
                 return vcpu.control.write_apic_base(word, by_host)
+        if index == msr.TEST_CTRL:
+            return self._set_test_ctrl(word, by_host)
         if index in _IN_PROCESSOR:
             return self._may_touch(index, by_host) and vcpu.backend.write_msr(index, word)
         if index not in self._words:
@@ -97,11 +131,34 @@ class Msrs:
         """vmx_set_msr() and svm_set_msr() of 0x1D9: what the guest's CPUID shows may be set; LBR
         and BTF, which Linux writes without asking, are dropped; anything else is #GP."""
         vcpu = self._vcpu
-        supported = vcpu.backend.supported_debugctl(
-            by_host or vcpu.cpuid.has(cpuid.BUS_LOCK_DETECT), by_host or vcpu.cpuid.has(cpuid.RTM)
-        )
+        is_shown = by_host or vcpu.cpuid.has(cpuid.BUS_LOCK_DETECT)
+        has_bus_lock_detect = is_shown and Quirk.SVM_NO_BUS_LOCK_DETECT not in vcpu.quirks
+        has_rtm = by_host or vcpu.cpuid.has(cpuid.RTM)
+        supported = vcpu.backend.supported_debugctl(has_bus_lock_detect, has_rtm)
         word &= ~(_BTF_AND_LBR & ~supported)
         if word & ~supported:
             return False
         vcpu.backend.set_debugctl(word)
         return True
+
+    # -- split-lock #AC -------------------------------------------------------------------------
+
+    def _get_split_lock(self, index: int, by_host: bool) -> int | None:
+        return self._vcpu.backend.read_msr(index) if self._has(index, by_host) else None
+
+    def _set_test_ctrl(self, word: int, by_host: bool) -> bool:
+        """MSR_TEST_CTRL is the guest's own: each vCPU has a processor to itself."""
+        vcpu = self._vcpu
+        may_refuse_uncached = by_host or vcpu.cpuid.has(cpuid.UC_LOCK_DISABLE)
+        if word & msr.TEST_CTRL_UC_LOCK_DISABLE and not may_refuse_uncached:
+            return False
+        return self._has(msr.TEST_CTRL, by_host) and vcpu.backend.write_msr(msr.TEST_CTRL, word)
+
+    def _has(self, index: int, by_host: bool) -> bool:
+        """Whether the guest is shown this one of the two, as far as the processor has it."""
+        if Quirk.NO_SPLIT_LOCK_AC in self._vcpu.quirks:
+            return False
+        entries = self._vcpu.cpuid.entries
+        if index == msr.TEST_CTRL:
+            return by_host or knows_test_ctrl(entries)
+        return by_host or cpuid.has(entries, cpuid.CORE_CAPABILITIES)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from trapline.arch.cpuid import CpuidEntry
-from trapline.kvm import abi
+from trapline.kvm import abi, msr, quirks
 from trapline.kvm.backend import Platform
 from trapline.kvm.capability import check_extension
 from trapline.kvm.cpuid import supported
-from trapline.kvm.msr import Msrs
+from trapline.kvm.quirks import Quirk
 from trapline.kvm.vm import SoftwareVm
 
 
 class SoftwareKvm:
-    """`make_platform` gives each VM the processors of its own."""
+    """`make_platform` gives each VM the processors of its own; `quirks` are on in all of them."""
 
-    def __init__(self, make_platform: Callable[[], Platform]) -> None:
+    def __init__(self, make_platform: Callable[[], Platform], quirks: Quirk = quirks.NONE) -> None:
+        self._quirks = quirks
         self._make_platform = make_platform
         self._platform = make_platform()
 
@@ -27,13 +28,27 @@ class SoftwareKvm:
         return check_extension(capability, self._platform.has_bus_lock_exit)
 
     def get_supported_cpuid(self) -> list[CpuidEntry]:
-        return supported(self._platform.supported_cpuid())
+        return supported(self._platform.supported_cpuid(), self._quirks)
 
     def get_msr_index_list(self) -> list[int]:
-        return Msrs.indices()
+        return msr.indices(self._platform.supported_cpuid(), self._quirks)
+
+    def get_msr_feature_index_list(self) -> list[int]:
+        return sorted(self._features())
+
+    def get_feature_msrs(self, indices: Iterable[int]) -> dict[int, int]:
+        known, found = self._features(), {}
+        for index in indices:
+            if index not in known:
+                break
+            found[index] = known[index]
+        return found
+
+    def _features(self) -> dict[int, int]:
+        return msr.features(self._platform.supported_cpuid(), self._quirks)
 
     def create_vm(self) -> SoftwareVm:
-        return SoftwareVm(self._make_platform())
+        return SoftwareVm(self._make_platform(), self._quirks)
 
     def place_files(self, place: Callable[[int], int]) -> None:
         """There are no descriptors."""

@@ -15,7 +15,7 @@ from trapline.arch import cpuid as cpuid_features
 from trapline.arch.cpuid import CpuidEntry
 from trapline.arch.msr import APIC_BASE_BSP, APIC_BASE_ENABLE, APIC_BASE_RESET
 from trapline.arch.registers import RFLAGS_IF
-from trapline.kvm import abi, exits, guest_debug, registers, vcpu_events
+from trapline.kvm import abi, exits, guest_debug, quirks, registers, vcpu_events
 from trapline.kvm.abi import MpState
 from trapline.kvm.control import ControlRegisters
 from trapline.kvm.cpuid import GuestCpuid
@@ -24,6 +24,7 @@ from trapline.kvm.events import Events
 from trapline.kvm.exits import Exit
 from trapline.kvm.io_bus import IoBus
 from trapline.kvm.msr import Msrs
+from trapline.kvm.quirks import Quirk
 from trapline.kvm.structures import DebugRegs, Fpu, Regs, Sregs, Translation, VcpuEvents
 from trapline.kvm.translate import translate
 
@@ -43,6 +44,7 @@ class SoftwareVcpu:
         self.slots = slots
         self.has_payloads = False
         """KVM_CAP_EXCEPTION_PAYLOAD: userspace sees pending exceptions and their payloads."""
+        self.quirks = quirks.NONE
         self.guest_debug = 0
         self.singlestep_rip = 0
         self.request_interrupt_window = False
@@ -62,8 +64,14 @@ class SoftwareVcpu:
         self.msrs = Msrs(self)
         self._view: RegisterView = cast("RegisterView", self.state)
         self.control.follow_cpuid()
+        guest_debug.follow_debug_registers(self)
         registers.reset(self)
         backend.update_exception_bitmap(0)
+
+    def set_quirks(self, quirks: Quirk) -> None:
+        """Behave as upstream in these (those that concern this processor)."""
+        self.quirks = self.debug.quirks = quirks
+        guest_debug.follow_debug_registers(self)
 
     # -- running --------------------------------------------------------------------------------
 
@@ -179,6 +187,7 @@ class SoftwareVcpu:
         self.cpuid.follow(self.backend.get_cr4(), self.state.xcr0)
         has = self.cpuid.has
         self.debug.follow_cpuid(has(cpuid_features.BUS_LOCK_DETECT), has(cpuid_features.RTM))
+        guest_debug.follow_debug_registers(self)
         self.control.follow_cpuid()
         self.backend.cpuid_changed(self)
 

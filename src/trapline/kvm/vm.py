@@ -8,11 +8,13 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from trapline.kvm import abi
+from trapline.kvm import abi, quirks
 from trapline.kvm.abi import Capability
 from trapline.kvm.backend import Platform
 from trapline.kvm.capability import VCPU_LIMIT, check_extension
+from trapline.kvm.cpuid import applicable
 from trapline.kvm.mmu import Slot, Slots
+from trapline.kvm.quirks import Quirk
 from trapline.kvm.vcpu import SoftwareVcpu
 
 if TYPE_CHECKING:
@@ -24,8 +26,9 @@ _PAUSE = 0.0001  # seconds between two looks whether a vCPU has come out
 class SoftwareVm:
     """One VM."""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: Platform, quirks: Quirk = quirks.NONE) -> None:
         self._platform = platform
+        self._quirks = applicable(quirks, platform.supported_cpuid())
         self._slots = Slots()
         self._vcpus: dict[int, SoftwareVcpu] = {}
         self._has_payloads = False
@@ -45,8 +48,18 @@ class SoftwareVm:
                 raise _invalid()
             if self._platform.has_bus_lock_exit and first & abi.BUS_LOCK_DETECTION_EXIT:
                 self._platform.bus_lock_exits = True
+        elif capability == quirks.CAPABILITY:
+            self._enable_quirks(first)
         else:
             raise _invalid()
+
+    def _enable_quirks(self, wanted: int) -> None:
+        """More of upstream's behaviour; there is no way back, as with KVM_CAP_DISABLE_QUIRKS2."""
+        if wanted & ~int(quirks.EVERY):
+            raise _invalid()
+        self._quirks |= applicable(Quirk(wanted), self._platform.supported_cpuid())
+        for vcpu in self._vcpus.values():
+            vcpu.set_quirks(self._quirks)
 
     def set_user_memory_region(
         self, slot: int, flags: int, guest_physical: int, size: int, userspace_address: int
@@ -77,6 +90,7 @@ class SoftwareVm:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
         vcpu = SoftwareVcpu(vcpu_id, self._platform.create(vcpu_id, self._slots), self._slots)
         vcpu.has_payloads = self._has_payloads
+        vcpu.set_quirks(self._quirks)
         self._vcpus[vcpu_id] = vcpu
         return vcpu
 

@@ -26,8 +26,6 @@ MODULES = (
     test_system_registers,
 )
 DIFFERENT = {
-    "test_the_hypervisor_sets_bit_11_again_for_another_cause": "the saved DR6 keeps it",
-    "test_a_debugger_takes_the_debug_exception_but_cannot_see_the_bus_lock": "it can",
     "test_each_bus_lock_exits_after_it_was_done": "before",
     "test_the_bus_lock_exit_comes_before_the_debug_exception": "and before the lock",
     "test_an_interrupt_without_if_fails_the_entry": "EVENTINJ does not look at IF",

@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from trapline.arch.cpuid import CpuidEntry
@@ -51,11 +51,24 @@ class HostKvm:
         return unpack_cpuid(buffer[8 : 8 + size * count])
 
     def get_msr_index_list(self) -> list[int]:
+        return self._index_list(abi.GET_MSR_INDEX_LIST)
+
+    def get_msr_feature_index_list(self) -> list[int]:
+        return self._index_list(abi.GET_MSR_FEATURE_INDEX_LIST)
+
+    def _index_list(self, request: int) -> list[int]:
         buffer = bytearray(4 + 4 * 1024)
         struct.pack_into("<I", buffer, 0, 1024)
-        fcntl.ioctl(self._fd, abi.GET_MSR_INDEX_LIST, buffer, True)
+        fcntl.ioctl(self._fd, request, buffer, True)
         (count,) = struct.unpack_from("<I", buffer)
         return list(struct.unpack_from(f"<{count}I", buffer, 4))
+
+    def get_feature_msrs(self, indices: Iterable[int]) -> dict[int, int]:
+        wanted = list(indices)
+        rows = b"".join(struct.pack("<IIQ", index, 0, 0) for index in wanted)
+        buffer = bytearray(struct.pack("<II", len(wanted), 0) + rows)
+        done = fcntl.ioctl(self._fd, abi.GET_MSRS, buffer, True)
+        return dict(struct.iter_unpack("<I4xQ", bytes(buffer[8 : 8 + 16 * done])))
 
     def place_files(self, place: Callable[[int], int]) -> None:
         self._fd = place(self._fd)

@@ -10,6 +10,8 @@ from trapline.arch.registers import CR4_DE, GPR_NAMES, RFLAGS_TF
 from trapline.arch.vmcs import Field
 from trapline.arch.vmx import EVENT_TYPE, EVENT_TYPE_SHIFT, EventType
 from trapline.kvm import abi, exits
+from trapline.kvm.debug_regs import dr6_of_causes
+from trapline.kvm.quirks import Quirk
 from trapline.kvm.vmx.skip import advance, skip
 from trapline.processor import VmExit
 
@@ -30,8 +32,7 @@ def handle_debug_exception(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit
     guest's DR6 when the exception is delivered.
     """
     if vcpu.guest_debug & _DEBUGGER:
-        # As upstream: the OR hides the active-low causes from the debugger.
-        dr6 = exit.qualification | DR6_ACTIVE_LOW
+        dr6 = _dr6_for_debugger(vcpu, exit.qualification)
         return exits.Debug(_DB, backend.linear_rip(), dr6, backend.core.state.dr7)
     if exit.interruption_info & EVENT_TYPE == _ICEBP:
         advance(backend, exit.instruction_length)
@@ -39,6 +40,13 @@ def handle_debug_exception(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit
         _keep_single_step(backend)
     vcpu.events.queue(_DB, payload=exit.qualification)
     return None
+
+
+def _dr6_for_debugger(vcpu: SoftwareVcpu, qualification: int) -> int:
+    """Upstream's OR hides the active-low causes."""
+    if Quirk.DEBUG_EXIT_HIDES_CAUSES in vcpu.quirks:
+        return qualification | DR6_ACTIVE_LOW
+    return dr6_of_causes(qualification)
 
 
 def _keep_single_step(backend: VmxBackend) -> None:
