@@ -1,5 +1,5 @@
 """`python -m benchmarks`: every table, or those named (speed, starting, locks, detection,
-translation); `--rounds N` for more runs a median."""
+translation, exits, computing, together); `--rounds N` for more runs a median."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import costs, speed
+from benchmarks import costs, hypervisor, speed
 from benchmarks.table import Table
 
 
@@ -25,6 +25,9 @@ def main() -> None:
             "locks": lambda: costs.bus_locks(folder),
             "detection": lambda: costs.detection(rounds),
             "translation": costs.translation,
+            "exits": lambda: hypervisor.exits(rounds),
+            "computing": lambda: hypervisor.computing(rounds),
+            "together": lambda: hypervisor.together(rounds),
         }
         unknown = set(chosen.tables) - set(tables)
         if unknown:

@@ -60,13 +60,18 @@ def trapline(*words: str) -> list[str]:
     return [sys.executable, "-m", "trapline.cli", *words]
 
 
+def compiler() -> str:
+    """The C compiler of this machine."""
+    found = shutil.which("gcc") or shutil.which("cc")
+    if not found:
+        raise SystemExit("The benchmarks need a C compiler.\nhint: install gcc.")
+    return found
+
+
 def build(folder: Path, name: str) -> str:
     """Compile one of the programs, statically."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if not compiler:
-        raise SystemExit("The benchmarks need a C compiler.\nhint: install gcc.")
     target = folder / name
     subprocess.run(
-        [compiler, "-O2", "-static", "-o", target, PROGRAMS / f"{name}.c", "-lm"], check=True
+        [compiler(), "-O2", "-static", "-o", target, PROGRAMS / f"{name}.c", "-lm"], check=True
     )
     return str(target)
