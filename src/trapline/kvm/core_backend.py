@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import struct
+from typing import Final
+
 from trapline.arch import registers
+from trapline.arch.paging import PTE_P
 from trapline.kvm.mmu import Slots
 from trapline.kvm.silicon import Silicon
 from trapline.processor import Core, Fault, State
+
+_MASK_64: Final = (1 << 64) - 1
+_PDPTE_RESERVED: Final = 0x1E6
 
 
 class CoreBackend:
@@ -45,6 +53,18 @@ class CoreBackend:
         with self.slots.lock:
             self._tables.map(guest_physical, slot)
         return True
+
+    def read_pdptes(self) -> list[int] | None:
+        """PAE paging: the four PDPTEs at CR3; None if one is malformed (load_pdptrs).
+
+        Read in the slots, as the processor would need a guest to run to go through its tables.
+        """
+        host = self.slots.host(self.core.state.cr3 & registers.CR3_PAE_BASE)
+        if host is None:
+            return None
+        pdptes = list(struct.unpack("<4Q", ctypes.string_at(host, 32)))
+        reserved = _PDPTE_RESERVED | -1 << self.core.model.physical_bits & _MASK_64
+        return None if any(one & PTE_P and one & reserved for one in pdptes) else pdptes
 
     def interrupt_allowed(self) -> bool:
         state = self.core.state

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -36,7 +35,6 @@ _SEGMENTS: Final = {name: name for name in ("cs", "ds", "es", "fs", "gs", "ss", 
 _WINDOW: Final = (
     svm.INT_CTL_V_IRQ | svm.INT_CTL_V_IGNORE_TPR | 0xF << svm.INT_CTL_V_INTR_PRIORITY_SHIFT
 )
-_PDPTE_RESERVED: Final = 0x1E6 | -1 << 52 & _MASK_64
 
 
 class SvmBackend(CoreBackend):
@@ -140,6 +138,9 @@ class SvmBackend(CoreBackend):
         """svm_update_soft_interrupt_rip(): the handler returns to nRIP."""
         self.vmcb.write("next_rip", self.core.state.rip + self.instruction_length)
 
+    def drop_injection(self) -> None:
+        self.vmcb.event_inj, self._injected_at = 0, None
+
     def inject_nmi(self) -> None:
         self.vmcb.event_inj = svm.event(Vector.NMI, EventType.NMI)
 
@@ -233,17 +234,10 @@ class SvmBackend(CoreBackend):
 
     def load_pdptes(self) -> bool:
         """VMRUN loads them; here they are only looked at."""
-        at = self.core.state.cr3 & registers.CR3_PAE_BASE
-        for i in range(4):
-            pdpte = self._read_quad(at + 8 * i)
-            if pdpte & 1 and pdpte & _PDPTE_RESERVED:
-                return False
+        if self.read_pdptes() is None:
+            return False
         self.vmcb.dirty = True
         return True
-
-    def _read_quad(self, guest_physical: int) -> int:
-        host = self.slots.host(guest_physical)
-        return 0 if host is None else int.from_bytes(ctypes.string_at(host, 8), "little")
 
     def set_breakpoints(self, db: Sequence[int] | None, dr7: int) -> None:
         state = self.core.state

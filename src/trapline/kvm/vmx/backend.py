@@ -19,7 +19,7 @@ from trapline.kvm.vmx import bus_lock, controls
 from trapline.kvm.vmx.ept import pointer
 from trapline.kvm.vmx.exit_table import HANDLERS
 from trapline.kvm.vmx.vectoring import requeue
-from trapline.processor import Core, Fault, Vmcs, VmFail, enter
+from trapline.processor import Core, Vmcs, VmFail, enter
 
 if TYPE_CHECKING:
     from trapline.kvm.events import ExceptionQueue
@@ -213,9 +213,8 @@ class VmxBackend(CoreBackend):
         self._set_control(Field.VM_ENTRY_CONTROLS, vmx.ENTRY_IA32E_GUEST, is_long)
 
     def load_pdptes(self) -> bool:
-        try:
-            pdptes = self.core.memory.walker.read_pdptes(self.core.state.cr3)
-        except Fault:
+        pdptes = self.read_pdptes()
+        if pdptes is None:
             return False
         for i, pdpte in enumerate(pdptes):
             self.vmcs.write(Field.GUEST_PDPTR0 + 2 * i, pdpte)

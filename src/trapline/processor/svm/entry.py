@@ -92,6 +92,8 @@ def _until_exit(core: Core, vmcb: Vmcb, guest: SvmGuest) -> SvmExit:
             elif state.activity:
                 time.sleep(_NAP)
     except SvmLeave as leave:
+        if vmcb.event_inj & svm.EVENT_VALID:  # the PDPTEs could not be read: still to be injected
+            leave.svm_exit.int_info = vmcb.event_inj
         return leave.svm_exit
     except Fault:  # malformed PDPTEs: nothing of the guest has run
         return SvmExit(svm.EXIT_INVALID)
