@@ -32,16 +32,13 @@ _CODE_BREAKPOINTS = 0xF
 def deliver_fault(core: Core, fault: Fault) -> None:
     """A fault that an instruction raised: state.rip is that instruction, nothing of it done."""
     core.memory.notes.drop()
-    state = core.state
-    # Held back by MOV SS; that the fault loses them is not stated, and what we do.
-    state.pending_debug = 0
     vector, payload = fault.vector, fault.payload
     if vector != DB or payload & ~_CODE_BREAKPOINTS:
         # SDM 3B, "Instruction-Breakpoint Exception Condition": any other fault pushes RF as 1.
-        state.system_flags |= RFLAGS_RF
+        core.state.system_flags |= RFLAGS_RF
     if vector == PF:
         payload = fault.cr2 or 0
-    deliver(core, vector, fault.error_code, payload=payload)
+    deliver(core, vector, fault.error_code, payload=payload, is_fault=True)
 
 
 def deliver(
@@ -52,6 +49,7 @@ def deliver(
     kind: int = HARDWARE_EXCEPTION,
     payload: int = 0,
     length: int = 0,
+    is_fault: bool = False,
 ) -> None:
     """An event happens: the hypervisor may take it, else the guest's handler comes next.
 
@@ -61,6 +59,10 @@ def deliver(
     guest = core.guest
     if guest is not None and kind not in (EXTERNAL_INTERRUPT, NMI, SOFTWARE_INTERRUPT):
         guest.intercept_exception(vector, error_code, payload, kind, length)
+    if is_fault:
+        # Traps that MOV SS held back.  An exit above leaves them pending (SDM 3C, "Saving
+        # Non-Register State"); that the fault's delivery loses them is stated nowhere.
+        core.state.pending_debug = 0
     _note_cause(core, vector, payload, kind)
     inject(core, vector, error_code, kind=kind, length=length)
 
