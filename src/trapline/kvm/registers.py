@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _LEGACY = struct.Struct("<HHBxHQQII")
 _GENERAL = GPR_ORDER[:16]
+_FCW_WRITABLE = 0x1F3F
 _RESET_SIGNATURE = 0x600  # RDX: family 6
 
 
@@ -142,7 +143,8 @@ def get_fpu(vcpu: SoftwareVcpu) -> Fpu:
 
 def set_fpu(vcpu: SoftwareVcpu, fpu: Fpu) -> None:
     state = vcpu.state
-    state.fcw, state.fsw, state.ftw = fpu.fcw, fpu.fsw, fpu.ftwx
+    state.fcw = fpu.fcw & _FCW_WRITABLE | registers.FCW_RESET
+    state.fsw, state.ftw = _summarised(fpu.fsw, state.fcw), fpu.ftwx
     state.fop, state.fip, state.fdp = fpu.last_opcode, fpu.last_ip, fpu.last_dp
     state.fcs = state.fds = 0
     state.mxcsr = fpu.mxcsr & registers.MXCSR_MASK
@@ -151,6 +153,12 @@ def set_fpu(vcpu: SoftwareVcpu, fpu: Fpu) -> None:
         state.set_x87((top + i) & 7, word)
     for i, word in enumerate(fpu.xmm):
         state.set_xmm(i, word)
+
+
+def _summarised(fsw: int, fcw: int) -> int:
+    """The status word with ES and B as FXRSTOR leaves them: by the flags that are not masked."""
+    summary = registers.FSW_ES | registers.FSW_B
+    return fsw & ~summary | (summary if fsw & ~fcw & registers.FCW_MASKS else 0)
 
 
 def get_xsave(vcpu: SoftwareVcpu) -> bytes:
