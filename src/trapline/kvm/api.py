@@ -76,6 +76,10 @@ class Vm(Protocol):
     ) -> None:
         """Make, move, re-flag or (size 0) delete a slot; all but `slot` in whole pages."""
 
+    def forget_code(self, userspace_address: int, size: int) -> None:
+        """The VMM, or the host's kernel for it, has written to guest memory.  No ioctl:
+        hardware sees for itself, but processors in software may hold on to code."""
+
     def set_tss_addr(self, guest_physical: int) -> None:
         """Three pages Intel hosts without unrestricted guest need; of no effect elsewhere."""
 

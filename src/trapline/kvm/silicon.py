@@ -36,7 +36,5 @@ class Silicon:
         return core
 
     def forget_code(self, start: int, size: int) -> None:
-        cluster = self._cluster
-        if cluster is not None:
-            for page in [page for page in cluster.code_pages if start <= page < start + size]:
-                cluster.drop_code(page)
+        if self._cluster is not None:
+            self._cluster.forget_code(start, size)

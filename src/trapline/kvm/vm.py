@@ -77,6 +77,9 @@ class SoftwareVm:
                 vcpu.backend.kick()
                 time.sleep(_PAUSE)
 
+    def forget_code(self, userspace_address: int, size: int) -> None:
+        self._platform.forget_code(userspace_address, size)
+
     def set_tss_addr(self, guest_physical: int) -> None:
         """Nothing to do: real mode needs no help from virtual-8086 mode here."""
 

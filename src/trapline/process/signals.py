@@ -73,6 +73,7 @@ _CHANGEABLE = [
     signal for signal in range(1, SIGNALS + 1) if signal not in (SIGKILL, SIGSTOP, KICK_SIGNAL)
 ]
 _PYTHONS = (SIGPIPE, SIGXFSZ)  # which Python ignores, whatever its parent did
+_INTERVAL_TIMERS = range(3)  # ITIMER_REAL, which is alarm's too, _VIRTUAL, _PROF
 _HOST_FLAGS = SA_SIGINFO | SA_ONSTACK | SA_RESTART | SA_RESTORER
 _CHILD_FLAGS = SA_NOCLDSTOP | SA_NOCLDWAIT
 _FAULT = struct.Struct("<3i4xQ")  # signo, errno, code, addr
@@ -121,6 +122,7 @@ class Signals:
         """The program has ended: signals are the VMM's again."""
         calls = thread.quiet
         set_host_mask(calls, ALL)
+        self._stop_timers(calls)
         for signal, before in self._host_actions.items():
             # Ignored for a moment: what still waits for the program is nobody else's.
             set_host_action(calls, signal, Action(SIG_IGN).pack())
@@ -200,9 +202,18 @@ class Signals:
                     self.actions[signal] = Action()
                     self._tell_host(thread.quiet, signal)
         thread.signals = ThreadSignals(thread.signals.mask)
-        for timer in self.timers:
-            thread.quiet(NUMBERS["timer_delete"], timer)
-        self.timers.clear()
+        self._delete_timers(thread.quiet)
+
+    def _delete_timers(self, calls: HostCalls) -> None:
+        while self.timers:
+            calls(NUMBERS["timer_delete"], self.timers.pop())
+
+    def _stop_timers(self, calls: HostCalls) -> None:
+        """The program's, which natively end with it."""
+        self._delete_timers(calls)
+        never = (ctypes.c_uint64 * 4)()
+        for which in _INTERVAL_TIMERS:
+            calls(NUMBERS["setitimer"], which, ctypes.addressof(never), 0)
 
     def after_fork(self, thread: Thread, *, clear: bool = False) -> None:
         """In a child: timers stay the parent's, and the lock may have been another thread's.

@@ -11,7 +11,7 @@ import mmap
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from trapline.processor.jit import CodeCache
 
 if TYPE_CHECKING:
     from trapline.processor.core import Core
+    from trapline.processor.jit import Block
 
 _BLOCK = 8192
 MAX_PROCESSORS = _BLOCK // 8 - 2
@@ -32,6 +33,7 @@ class Cluster:
         self.cores: list[Core] = []
         self.code_pages: set[int] = set()
         self._lock = threading.RLock()
+        self._denying = threading.Lock()
         self._map = mmap.mmap(-1, _BLOCK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._words = memoryview(self._map).cast("Q")
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
@@ -49,6 +51,7 @@ class Cluster:
         def before() -> None:
             alive = cluster()
             if alive is not None:
+                alive._denying.acquire()
                 alive._lock.acquire()
                 alive.code.lock.acquire()
                 held.append(alive)
@@ -58,6 +61,7 @@ class Cluster:
                 alive = held.pop()
                 alive.code.lock.release()
                 alive._lock.release()
+                alive._denying.release()
 
         os.register_at_fork(before=before, after_in_parent=after, after_in_child=after)
 
@@ -108,11 +112,31 @@ class Cluster:
         finally:
             self._release(core.state.address)
 
-    def deny_write(self, host_page: int) -> None:
-        """A host page holds translated code now."""
+    def deny_write(self, denying: Core, host_page: int) -> None:
+        """A host page holds translated code from now on: what is written to it passes through
+        Python, and what another processor has written without is there when this returns."""
+        with self._denying:
+            with self._lock:
+                others = [
+                    core.memory.tlb.deny_write(host_page)
+                    for core in self.cores
+                    if core is not denying
+                ]
+                denying.memory.tlb.deny_write(host_page)
+            if any(others):  # one may have looked up the page, and be about to store
+                with self.exclusive(denying):
+                    pass
+
+    def keep_block(
+        self, key: tuple[int, ...], block: Block, is_current: Callable[[], bool]
+    ) -> bool:
+        """Make a block findable, unless one of its pages was written since `deny_write` and
+        differs (`is_current`) or may have been let go."""
         with self._lock:
-            for core in self.cores:
-                core.memory.tlb.deny_write(host_page)
+            if not self.code_pages.issuperset(block.hosts) or not is_current():
+                return False
+            self.code.keep(key, block)
+            return True
 
     def drop_code(self, host_page: int) -> None:
         """A host page was written: its translations are gone, for everybody."""
@@ -122,3 +146,14 @@ class Cluster:
                 core.memory.tlb.allow_write(host_page)
                 if core.engine is not None:
                     core.engine.drop(rips)
+
+    def forget_code(self, start: int, size: int) -> None:
+        """Host memory was written by somebody else: no translation of it is kept."""
+        first, end = start & ~0xFFF, start + size
+        pages = self.code_pages
+        if (end - first) >> 12 < len(pages):
+            found = [page for page in range(first, end, 0x1000) if page in pages]
+        else:
+            found = [page for page in list(pages) if first <= page < end]
+        for page in found:
+            self.drop_code(page)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import trapline.processor.isa  # noqa: F401 - registers the instructions
@@ -23,6 +23,7 @@ from trapline.processor.state import INDEX, OFFSET, State
 if TYPE_CHECKING:
     from trapline.processor.events import Observer
     from trapline.processor.guest import Guest
+    from trapline.processor.jit import Block
     from trapline.processor.memory import Bus
 
 _PENDING, _SHADOW = INDEX["pending_debug"], INDEX["interrupt_shadow"]
@@ -102,7 +103,13 @@ class Core:
 
     def deny_write(self, host_page: int) -> None:
         """A host page is about to hold translated code."""
-        self.cluster.deny_write(host_page)
+        self.cluster.deny_write(self, host_page)
+
+    def keep_block(
+        self, key: tuple[int, ...], block: Block, is_current: Callable[[], bool]
+    ) -> bool:
+        """Have a translation found, if the code is still what was translated."""
+        return self.cluster.keep_block(key, block, is_current)
 
     def flush_translations(self, host_page: int) -> None:
         """A host page that holds translated code was written."""

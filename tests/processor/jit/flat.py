@@ -6,6 +6,7 @@ native tables, and a test can put code and data where it likes.
 
 from __future__ import annotations
 
+from trapline.processor.cluster import Cluster
 from trapline.processor.core import Core
 from trapline.processor.fault import Fault
 from trapline.processor.memory import Ram
@@ -14,8 +15,8 @@ CODE, DATA, STACK = 0x10000, 0x20000, 0x40000
 UD2 = b"\x0f\x0b"
 
 
-def flat_core(engine: str = "jit") -> Core:
-    core = Core("max", Ram(1 << 20), engine=engine)
+def flat_core(engine: str = "jit", bus: Ram | None = None, cluster: Cluster | None = None) -> Core:
+    core = Core("max", bus or Ram(1 << 20), engine=engine, cluster=cluster)
     state = core.state
     state.cr0, state.cr4, state.efer = 0x11, 0x620, 0x500
     state.cs_attributes, state.ss_attributes = 0xA09B, 0xC093

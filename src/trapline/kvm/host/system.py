@@ -109,6 +109,9 @@ class HostVm:
         region = struct.pack("<IIQQQ", slot, flags, guest_physical, size, userspace_address)
         fcntl.ioctl(self._fd, abi.SET_USER_MEMORY_REGION, region)
 
+    def forget_code(self, userspace_address: int, size: int) -> None:
+        """The processor looks at memory itself."""
+
     def set_tss_addr(self, guest_physical: int) -> None:
         # fcntl takes a C int only, and the usual place lies above 2 GiB.
         if _libc.ioctl(self._fd, abi.SET_TSS_ADDR, ctypes.c_ulong(guest_physical)) < 0:

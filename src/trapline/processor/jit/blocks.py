@@ -21,6 +21,7 @@ from trapline.processor.jit.records import Arena, Draft
 from trapline.processor.jit.shape import Shape, shape_of
 
 MAX_INSTRUCTIONS = 64
+NATIVE = 1024  # in a mode's key: code for the fast engine
 _MOST_KNOWN = 200_000
 
 
@@ -38,7 +39,7 @@ class Block:
 
 def mode_key(mode: tuple[int, int], is_native: bool) -> int:
     """The part of a block's key that says which kind of code it is."""
-    return mode[0] + mode[1] + (1024 if is_native else 0)
+    return mode[0] + mode[1] + (NATIVE if is_native else 0)
 
 
 Translated = tuple[Decoded, Facts, Shape]

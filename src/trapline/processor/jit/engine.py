@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from trapline.arch.descriptor import AR_DB, AR_L
 from trapline.arch.registers import EFER_LMA
 from trapline.processor.fault import Fault
 from trapline.processor.jit import layout
-from trapline.processor.jit.blocks import Block, CodeCache, mode_key
+from trapline.processor.jit.blocks import NATIVE, Block, CodeCache, mode_key
 from trapline.processor.memory import NonCanonical
 from trapline.processor.memory.host import QUADS
 from trapline.processor.state import INDEX
@@ -96,6 +97,12 @@ class Processor(Protocol):
     def deny_write(self, host_page: int) -> None:
         """A host page is about to hold translated code: every processor's writes must be seen."""
 
+    def keep_block(
+        self, key: tuple[int, ...], block: Block, is_current: Callable[[], bool]
+    ) -> bool:
+        """Make a block findable; False if its code has been written since `deny_write`, and is
+        other code now or may become so unseen."""
+
     def goes_on(self) -> bool:
         """Whether nothing has to be looked at before the next instruction."""
 
@@ -176,17 +183,34 @@ class Engine:
     ) -> Block | None:
         room = 0x1000 - (linear & 0xFFF)
         hosts: tuple[int, ...] = (host & ~0xFFF,)
-        # First, so that no write after the fetch goes unseen.
-        self.processor.deny_write(hosts[0])
-        code = self.memory.fetch(linear, room)
         native = native and self._fits(rip, linear, mode)
-        block = self.code.translate(code, rip, hosts, mode, not native)
-        if block.instructions == 0:
-            # The first instruction crosses the page's end: never cached by host address alone.
-            return None
         key = (host, rip, mode_key(mode, native))
-        self.code.keep(key, block)
-        return block
+        block = self._make(key, hosts, lambda: self.memory.fetch(linear, room), mode)
+        # Of an instruction that crosses the page's end nothing is cached by one host address.
+        return block if block.instructions else None
+
+    def _make(
+        self,
+        key: tuple[int, ...],
+        hosts: tuple[int, ...],
+        read: Callable[[], bytes],
+        mode: tuple[int, int],
+    ) -> Block:
+        """Translate what `read` finds in these host pages, and keep it.  Another processor may
+        be writing there all the while: then what it has written is translated."""
+        rip, interpret, code = key[-2], key[-1] < NATIVE, b""
+        block: Block | None = None
+        while True:
+            for host in hosts:  # first, so that no write after the reading goes unseen
+                self.processor.deny_write(host)
+            before, code = code, read()
+            if block is None or code != before:
+                block = self.code.translate(code, rip, hosts, mode, interpret)
+            if not block.instructions:
+                return block
+            found = code
+            if self.processor.keep_block(key, block, lambda: read() == found):  # noqa: B023
+                return block
 
     def _fits(self, rip: int, linear: int, mode: tuple[int, int]) -> bool:
         return mode[0] == 64 or (rip & 0xFFF) == (linear & 0xFFF)
@@ -201,18 +225,19 @@ class Engine:
         block = self.code.blocks.get(key)
         if block is None:
             hosts = (first & ~0xFFF, second & ~0xFFF)
-            for host in hosts:
-                self.processor.deny_write(host)
-            code = b""
-            while len(code) < 15:
-                more = self.memory.fetch(linear + len(code), 15 - len(code))
-                if not more:
-                    break
-                code += more
-            block = self.code.translate(code, rip, hosts, mode, not native)
-            self.code.keep(key, block)
+            block = self._make(key, hosts, lambda: self._read_across(linear), mode)
         self.caches[self.state.cpl == 3].put(rip, block.record)
         return block
+
+    def _read_across(self, linear: int) -> bytes:
+        """The bytes of an instruction, on whatever pages."""
+        code = b""
+        while len(code) < 15:
+            more = self.memory.fetch(linear + len(code), 15 - len(code))
+            if not more:
+                break
+            code += more
+        return code
 
     # -- running -----------------------------------------------------------------------------------
 

@@ -83,16 +83,20 @@ class Tlb:
                 table.clear()
         self._writable.clear()
 
-    def deny_write(self, host_page: int) -> None:
-        """From now on writes to this host page pass through Python: it holds translated code."""
+    def deny_write(self, host_page: int) -> bool:
+        """From now on writes to this host page pass through Python: it holds translated code.
+        Whether native code could write there so far."""
         self.code.add(host_page)
-        for page in self._writable.pop(host_page, ()):
+        # A copy: the processor's own thread may be offering one more, and then looks at `code`.
+        pages = tuple(self._writable.pop(host_page, ()))
+        for page in pages:
             page.quick &= ~WRITE
             at = page.linear >> 10 & 0x3FFFC
             words, tag = self.tables[page.privilege].words, page.linear | 0xFFF
             for i in (at + 1, at + 2):
                 if words[i] == tag:
                     words[i] = 0
+        return bool(pages)
 
     def allow_write(self, host_page: int) -> None:
         """The host page holds no translated code any more."""
