@@ -85,6 +85,27 @@ def test_a_page_let_go_while_its_code_is_translated_is_taken_back(
     assert _result(first) == 9
 
 
+def test_code_dropped_just_after_it_was_found_is_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its record is put into the processor's jump cache after it was taken out of all of them."""
+    first, second = _pair()
+    _write(second, 1)
+    keep, waiting = first.cluster.keep_block, [5]
+
+    def keep_and_write(*args: Any) -> bool:
+        kept = keep(*args)
+        if waiting:
+            _write(second, waiting.pop())
+        return kept
+
+    monkeypatch.setattr(first.cluster, "keep_block", keep_and_write)
+    thread = threading.Thread(target=_result, args=(first,), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive() and first.state.rax == 5
+
+
 def test_code_is_read_only_when_no_other_processor_is_about_to_store_there() -> None:
     """One that has found the page writable may store at any moment until it comes out."""
     first, second = _pair()

@@ -13,6 +13,7 @@ _link = (
     "  %w2 = getelementptr i8, ptr %r, i64 16\n  %link = load i64, ptr %w2\n"
     + slot("next_record", "next") + "  store i64 %link, ptr %next.p\n"
 )  # fmt: skip
+# A block may be dropped just before its processor puts it into the cache: not to itself again.
 _mask = (1 << layout.JUMP_CACHE_BITS) - 1
 _lookup = (
     _word1
@@ -24,10 +25,13 @@ _lookup = (
   %entry = getelementptr i8, ptr %cache, i64 %m4
   %tag = load i64, ptr %entry
   %hit = icmp eq i64 %tag, %rip
-  br i1 %hit, label %go, label %miss
-go:
+  br i1 %hit, label %known, label %miss
+known:
   %e8 = getelementptr i8, ptr %entry, i64 8
   %to = load ptr, ptr %e8
+  %same = icmp eq ptr %to, %r
+  br i1 %same, label %miss, label %go
+go:
   %h = load ptr, ptr %to
   musttail call {layout.HANDLER} %h(ptr %s, ptr %to, ptr %t)
   ret void
