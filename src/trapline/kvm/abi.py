@@ -26,6 +26,7 @@ SET_USER_MEMORY_REGION: Final = 0x4020AE46
 SET_TSS_ADDR: Final = 0xAE47
 SET_IDENTITY_MAP_ADDR: Final = 0x4008AE48
 ENABLE_CAP: Final = 0x4068AEA3
+SIGNAL_MSI: Final = 0x4020AEA5
 
 # -- ioctls on a vCPU ---------------------------------------------------------------------------
 RUN: Final = 0xAE80
@@ -42,6 +43,8 @@ GET_FPU: Final = 0x81A0AE8C
 SET_FPU: Final = 0x41A0AE8D
 SET_CPUID2: Final = 0x4008AE90
 GET_CPUID2: Final = 0xC008AE91
+GET_LAPIC: Final = 0x8400AE8E
+SET_LAPIC: Final = 0x4400AE8F
 GET_MP_STATE: Final = 0x8004AE98
 SET_MP_STATE: Final = 0x4004AE99
 NMI: Final = 0xAE9A
@@ -87,6 +90,7 @@ class Capability(IntEnum):
     TSC_CONTROL = 60
     GET_TSC_KHZ = 61
     MAX_VCPUS = 66
+    TSC_DEADLINE_TIMER = 72
     SYNC_REGS = 74
     SIGNAL_MSI = 77
     READONLY_MEM = 81

@@ -77,6 +77,9 @@ class Backend(Protocol):
 
     def inject_nmi(self) -> None: ...
 
+    def drop_injection(self) -> None:
+        """What was to be delivered at the next entry is not."""
+
     def interrupt_allowed(self) -> bool: ...
 
     def nmi_allowed(self) -> bool: ...

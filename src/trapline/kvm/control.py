@@ -143,12 +143,29 @@ class ControlRegisters:
         return True
 
     def write_apic_base(self, word: int, by_host: bool = False) -> bool:
-        """There is no interrupt controller behind it: the value is kept."""
+        """kvm_set_apic_base(); without an interrupt controller behind it the value is kept."""
+        vcpu, old = self._vcpu, self._vcpu.apic_base
         modes = msr.APIC_BASE_BSP | msr.APIC_BASE_ENABLE
+        if vcpu.apic is not None and (by_host or vcpu.cpuid.has(cpuid.X2APIC)):
+            modes |= msr.APIC_BASE_X2APIC
         if word & ~((1 << _PHYSICAL_BITS) - 4096 | modes):
             return False
-        self._vcpu.apic_base = word
+        if not _may_become(old & _APIC_MODES, word & _APIC_MODES, by_host):
+            return False
+        vcpu.apic_base = word
+        if vcpu.apic is not None:
+            vcpu.apic.base_changed(old)
+            vcpu.cpuid.show_apic(bool(word & msr.APIC_BASE_ENABLE))
         return True
 
 
+def _may_become(old: int, new: int, by_host: bool) -> bool:
+    """SDM 3A, "x2APIC State Transitions": x2APIC is entered from xAPIC and left by switching
+    off."""
+    if new == msr.APIC_BASE_X2APIC:
+        return False
+    return by_host or (old, new) not in ((_APIC_MODES, msr.APIC_BASE_ENABLE), (0, _APIC_MODES))
+
+
+_APIC_MODES = msr.APIC_BASE_ENABLE | msr.APIC_BASE_X2APIC
 _PDPTE_BITS = registers.CR4_PSE | registers.CR4_PAE | registers.CR4_PGE | registers.CR4_SMEP

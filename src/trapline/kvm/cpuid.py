@@ -20,7 +20,6 @@ _HIDDEN = (
     cpuid.VMX,
     cpuid.SVM,
     cpuid.MONITOR,
-    cpuid.X2APIC,
     cpuid.TSC_DEADLINE,
     cpuid.TSC_ADJUST,
     cpuid.MCE,
@@ -28,7 +27,8 @@ _HIDDEN = (
     cpuid.SPEC_CTRL,
     cpuid.ARCH_CAPABILITIES,
 )
-_SHOWN = (cpuid.HYPERVISOR,)
+# KVM emulates the x2APIC wherever it runs; the TSC deadline is told by KVM_CHECK_EXTENSION.
+_SHOWN = (cpuid.HYPERVISOR, cpuid.X2APIC)
 _HIDDEN_BY_QUIRK = {
     Quirk.SVM_NO_BUS_LOCK_DETECT: (cpuid.BUS_LOCK_DETECT,),
     Quirk.NO_SPLIT_LOCK_AC: (cpuid.CORE_CAPABILITIES, cpuid.UC_LOCK_DISABLE),
@@ -72,6 +72,7 @@ class GuestCpuid:
         self._answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}
         self._cr4 = 0
         self._xcr0 = 1
+        self._shows_apic: bool | None = None
 
     def set(self, entries: Iterable[CpuidEntry]) -> None:
         self.entries = list(entries)
@@ -85,6 +86,12 @@ class GuestCpuid:
         if (cr4 ^ self._cr4) & (CR4_OSXSAVE | CR4_PKE) or xcr0 != self._xcr0:
             self._answers.clear()
         self._cr4, self._xcr0 = cr4, xcr0
+
+    def show_apic(self, is_enabled: bool) -> None:
+        """IA32_APIC_BASE was written, and there is a local APIC."""
+        if is_enabled != self._shows_apic:
+            self._answers.clear()
+        self._shows_apic = is_enabled
 
     def answer(self, function: int, index: int) -> tuple[int, int, int, int]:
         """EAX, EBX, ECX, EDX of CPUID."""
@@ -119,6 +126,8 @@ class GuestCpuid:
 
     def _at_run_time(self, entry: CpuidEntry) -> CpuidEntry:
         if entry.function == 1:
+            if self._shows_apic is False:
+                entry = _with(entry, cpuid.APIC, False)
             return _with(entry, cpuid.OSXSAVE, bool(self._cr4 & CR4_OSXSAVE))
         if entry.function == 7:
             return _with(entry, cpuid.OSPKE, bool(self._cr4 & CR4_PKE))

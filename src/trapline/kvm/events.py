@@ -16,6 +16,7 @@ from trapline.kvm import abi
 if TYPE_CHECKING:
     from trapline.kvm.backend import Backend
     from trapline.kvm.debug_regs import DebugRegisters
+    from trapline.kvm.irqchip import LocalApic
 
 _DB, _DF, _PF = int(Vector.DB), int(Vector.DF), int(Vector.PF)
 
@@ -52,6 +53,8 @@ class Events:
         self.nmi_pending = 0
         self.nmi_injected = False
         self.triple_fault = False
+        self.apic: LocalApic | None = None
+        """Where interrupts come from, if it is in the hypervisor."""
 
     # -- queueing -------------------------------------------------------------------------------
 
@@ -111,6 +114,12 @@ class Events:
         self.exception.pending = self.exception.injected = False
         self.interrupt_injected = self.nmi_injected = False
 
+    def clear(self) -> None:
+        """INIT: nothing waits any more."""
+        self.delivered()
+        self.nmi_pending = 0
+        self.triple_fault = False
+
     @property
     def needs_reinjection(self) -> bool:
         return self.exception.injected or self.interrupt_injected or self.nmi_injected
@@ -131,8 +140,15 @@ class Events:
             backend.inject_interrupt(self.interrupt_vector, self.interrupt_soft)
         else:
             can_inject = True
-        if self.nmi_pending and not guest_debug & abi.GUESTDBG_BLOCKIRQ:
+        is_blocked = guest_debug & abi.GUESTDBG_BLOCKIRQ
+        if self.nmi_pending and not is_blocked:
             self._inject_nmi(can_inject)
+            can_inject = can_inject and not self.nmi_injected
+        if self.apic is not None and self.apic.has_interrupt:
+            if is_blocked:
+                self.waiting = True
+            else:
+                self._inject_interrupt(self.apic, can_inject)
 
     def _inject_pending(self) -> None:
         queue, backend = self.exception, self._backend
@@ -144,6 +160,15 @@ class Events:
             backend.set_rflags(backend.get_rflags() | RFLAGS_RF)
         backend.inject_exception(queue)
         queue.pending, queue.injected = False, True
+
+    def _inject_interrupt(self, apic: LocalApic, can_inject: bool) -> None:
+        backend = self._backend
+        if can_inject and backend.interrupt_allowed():
+            self.interrupt_vector, self.interrupt_soft = apic.take_interrupt(), False
+            self.interrupt_injected = True
+            backend.inject_interrupt(self.interrupt_vector, False)
+        if apic.has_interrupt:
+            backend.open_interrupt_window(True)
 
     def _inject_nmi(self, can_inject: bool) -> None:
         backend = self._backend

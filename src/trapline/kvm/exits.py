@@ -88,6 +88,13 @@ class SetTpr:
 
 
 @dataclass(slots=True)
+class IoapicEoi:
+    """The guest has ended a level-triggered interrupt, which the VMM's I/O APIC must know."""
+
+    vector: int
+
+
+@dataclass(slots=True)
 class X86BusLock:
     """The guest locked the bus (KVM_CAP_X86_BUS_LOCK_EXIT); the address is in the registers."""
 
@@ -111,6 +118,7 @@ Exit = (
     | Interrupted
     | IrqWindowOpen
     | SetTpr
+    | IoapicEoi
     | X86BusLock
     | Unknown
 )

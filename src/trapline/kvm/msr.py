@@ -13,9 +13,11 @@ from trapline.arch import cpuid, msr
 from trapline.arch.cpuid import CpuidEntry
 from trapline.arch.paging import is_valid_pat
 from trapline.kvm import quirks
+from trapline.kvm.irqchip import register_file
 from trapline.kvm.quirks import Quirk
 
 if TYPE_CHECKING:
+    from trapline.kvm.irqchip import LocalApic
     from trapline.kvm.vcpu import SoftwareVcpu
 
 # In the processor's own MSR file, or in the VMCS or VMCB (the backend knows which).
@@ -37,6 +39,7 @@ _SPLIT_LOCK = (msr.TEST_CTRL, msr.IA32_CORE_CAPABILITIES)
 _FAMILY_AND_MODEL = 0x0FFF0FF0
 _TEST_CTRL_UNENUMERATED = (0x606A0, 0x606C0, 0x706D0)
 _READ_ONLY = {msr.IA32_MTRRCAP: 8 | msr.MTRRCAP_FIXED | msr.MTRRCAP_WC}
+_APIC = frozenset((msr.IA32_TSC_DEADLINE, *range(msr.X2APIC_FIRST, msr.X2APIC_LAST + 1)))
 _BTF_AND_LBR = msr.DEBUGCTL_BTF | msr.DEBUGCTL_LBR
 
 
@@ -96,6 +99,8 @@ class Msrs:
             return vcpu.backend.read_msr(index) if self._may_touch(index, by_host) else None
         if index in _READ_ONLY:
             return _READ_ONLY[index]
+        if index in _APIC and vcpu.apic is not None:
+            return _get_apic(vcpu.apic, index)
         return self._words.get(index)
 
     def set(self, index: int, word: int, by_host: bool = False) -> bool:
@@ -119,6 +124,8 @@ class Msrs:
             return self._set_test_ctrl(word, by_host)
         if index in _IN_PROCESSOR:
             return self._may_touch(index, by_host) and vcpu.backend.write_msr(index, word)
+        if index in _APIC and vcpu.apic is not None:
+            return _set_apic(vcpu.apic, index, word)
         if index not in self._words:
             return False
         self._words[index] = word
@@ -162,3 +169,17 @@ class Msrs:
         if index == msr.TEST_CTRL:
             return by_host or knows_test_ctrl(entries)
         return by_host or cpuid.has(entries, cpuid.CORE_CAPABILITIES)
+
+
+def _get_apic(apic: LocalApic, index: int) -> int | None:
+    if index == msr.IA32_TSC_DEADLINE:
+        return apic.timer.tsc_deadline
+    return register_file.read_msr(apic, index)
+
+
+def _set_apic(apic: LocalApic, index: int, word: int) -> bool:
+    if index != msr.IA32_TSC_DEADLINE:
+        return register_file.write_msr(apic, index, word)
+    with apic.lock:
+        apic.timer.set_deadline(word)
+    return True

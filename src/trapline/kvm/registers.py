@@ -8,6 +8,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from trapline.arch import registers
+from trapline.arch.debug import DR6_ACTIVE_LOW, DR7_FIXED_1
 from trapline.arch.paging import PAT_RESET
 from trapline.kvm import guest_debug
 from trapline.kvm.structures import (
@@ -32,15 +33,52 @@ _RESET_SIGNATURE = 0x600  # RDX: family 6
 def reset(vcpu: SoftwareVcpu) -> None:
     """RESET (SDM 3A, "Processor State After Reset"); CPUID and memory stay."""
     backend, state = vcpu.backend, vcpu.state
+    _restart(vcpu, registers.CR0_RESET)
+    state.xcr0 = registers.XCR0_RESET
+    backend.set_pat(PAT_RESET)
+    backend.set_debugctl(0)
+    set_fpu(vcpu, Fpu())
+
+
+def init(vcpu: SoftwareVcpu) -> None:
+    """INIT (kvm_vcpu_reset with init_event).
+
+    It keeps CR0.CD and NW, the x87 and SSE registers, XCR0, the time-stamp counter, and the MSRs:
+    MTRRs, PAT, DEBUGCTL and the APIC base among them.
+    """
+    backend, state, events = vcpu.backend, vcpu.state, vcpu.events
+    kept = backend.get_cr0() & (registers.CR0_CD | registers.CR0_NW)
+    _restart(vcpu, kept | registers.CR0_ET)
+    vcpu.cpuid.follow(0, state.xcr0)
+    vcpu.debug.set_all((0, 0, 0, 0), DR7_FIXED_1)
+    state.dr6 = DR6_ACTIVE_LOW
+    state.pending_debug = 0
+    backend.set_interrupt_shadow(0)
+    backend.set_nmi_mask(False)
+    backend.drop_injection()
+    events.clear()
+
+
+def start_at(vcpu: SoftwareVcpu, vector: int) -> None:
+    """SIPI: real mode at 4 KiB times the vector (kvm_vcpu_deliver_sipi_vector)."""
+    cs = vcpu.backend.get_segment("cs")
+    cs.selector, cs.base = vector << 8, vector << 12
+    vcpu.backend.set_segment("cs", cs)
+    vcpu.backend.set_rip(0)
+
+
+def _restart(vcpu: SoftwareVcpu, cr0: int) -> None:
+    """What RESET and INIT have in common."""
+    backend, state = vcpu.backend, vcpu.state
+    signature = vcpu.cpuid.answer(1, 0)[0]
     for name in _GENERAL:
         setattr(state, name, 0)
-    state.rdx = _RESET_SIGNATURE
+    state.rdx = signature or _RESET_SIGNATURE
     backend.set_efer(0)
-    backend.set_cr0(registers.CR0_RESET)
+    backend.set_cr0(cr0)
     backend.set_cr3(0)
     backend.set_cr4(0)
     state.cr2 = state.cr8 = 0
-    state.xcr0 = registers.XCR0_RESET
     for name in ("ds", "es", "fs", "gs", "ss"):
         backend.set_segment(name, Segment(0, 0xFFFF, 0, 3, 1, 0, 0, 1))
     backend.set_segment("cs", Segment(0xFFFF0000, 0xFFFF, 0xF000, 11, 1, 0, 0, 1))
@@ -50,9 +88,6 @@ def reset(vcpu: SoftwareVcpu) -> None:
     backend.set_table("idt", Dtable(0, 0xFFFF))
     backend.set_rip(0xFFF0)
     backend.set_rflags(2)
-    backend.set_pat(PAT_RESET)
-    backend.set_debugctl(0)
-    set_fpu(vcpu, Fpu())
 
 
 def get_regs(vcpu: SoftwareVcpu) -> Regs:
@@ -94,6 +129,8 @@ def set_sregs(vcpu: SoftwareVcpu, sregs: Sregs) -> None:
     backend.set_table("gdt", sregs.gdt)
     backend.set_table("idt", sregs.idt)
     state.cr2, state.cr8 = sregs.cr2, sregs.cr8 & registers.CR8_TPR
+    if vcpu.apic is not None:
+        vcpu.apic.write_tpr(state.cr8 << 4)
     backend.set_cr3(sregs.cr3)
     backend.set_efer(sregs.efer)
     backend.set_cr0(sregs.cr0)

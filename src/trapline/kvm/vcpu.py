@@ -23,6 +23,7 @@ from trapline.kvm.debug_regs import DebugRegisters
 from trapline.kvm.events import Events
 from trapline.kvm.exits import Exit
 from trapline.kvm.io_bus import IoBus
+from trapline.kvm.irqchip import EVERYWHERE, Activity, Chip, LocalApic, Page, lapic_state
 from trapline.kvm.msr import Msrs
 from trapline.kvm.quirks import Quirk
 from trapline.kvm.structures import DebugRegs, Fpu, Regs, Sregs, Translation, VcpuEvents
@@ -57,6 +58,8 @@ class SoftwareVcpu:
         self.in_guest = False
         self._generation = slots.generation
         self._kicked = ctypes.c_uint8()
+        self.apic: LocalApic | None = None
+        self._activity: Activity | None = None
         self.cpuid = GuestCpuid()
         self.control = ControlRegisters(self)
         self.debug = DebugRegisters(backend)
@@ -67,6 +70,12 @@ class SoftwareVcpu:
         guest_debug.follow_debug_registers(self)
         registers.reset(self)
         backend.update_exception_bitmap(0)
+
+    def attach_apic(self, chip: Chip) -> None:
+        """Before the vCPU first runs: its interrupts come from a local APIC of the hypervisor."""
+        self.apic = self.events.apic = chip.add(self)
+        self._activity = Activity(self, self.apic)
+        self.mmio_bus.register(0, EVERYWHERE, Page(self.apic))
 
     def set_quirks(self, quirks: Quirk) -> None:
         """Behave as upstream in these (those that concern this processor)."""
@@ -83,21 +92,29 @@ class SoftwareVcpu:
             answer = complete()
             if answer is not None:
                 return answer
-        events, enter = self.events, self.backend.enter
+        events, enter, apic = self.events, self.backend.enter, self.apic
         while True:
             if self._kicked.value:
                 self._kicked.value = 0
                 return exits.Interrupted()
+            if apic is not None and apic.attention:
+                assert self._activity is not None
+                answer = self._activity.attend()
+                if answer is not None:
+                    return answer
             if events.waiting:
                 events.inject(self.guest_debug)
             if events.triple_fault:
                 events.triple_fault = False
                 return exits.Shutdown()
-            if self.request_interrupt_window:
+            if self.request_interrupt_window and (apic is None or apic.accepts_external):
                 if self.ready_for_interrupt_injection:
                     return exits.IrqWindowOpen()
                 self.backend.open_interrupt_window(not events.needs_reinjection)
             self.in_guest = True
+            if apic is not None and apic.attention:  # sent between the look above and here
+                self.in_guest = False
+                continue
             if self._generation != self.slots.generation:
                 self._generation = self.slots.generation
                 self.backend.reload_memory()
@@ -111,6 +128,27 @@ class SoftwareVcpu:
     def kick(self) -> None:
         self._kicked.value = 1
         self.backend.kick()
+        if self._activity is not None:
+            self._activity.wake()
+
+    def poke(self) -> None:
+        """There is something for the APIC; from any thread."""
+        if self.in_guest:
+            self.backend.kick()
+        elif self._activity is not None:
+            self._activity.wake()
+
+    def was_kicked(self) -> bool:
+        """Whether `run` is to return; asked once."""
+        was_kicked, self._kicked.value = bool(self._kicked.value), 0
+        return was_kicked
+
+    def halt(self) -> Answer:
+        """HLT: without an interrupt controller to wait with, the VMM waits."""
+        if self._activity is None:
+            return exits.Hlt()
+        self._activity.halt()
+        return None
 
     @property
     def kick_places(self) -> tuple[int, ...]:
@@ -130,7 +168,9 @@ class SoftwareVcpu:
 
     @property
     def ready_for_interrupt_injection(self) -> bool:
-        events = self.events
+        events, apic = self.events, self.apic
+        if apic is not None and (apic.external is not None or not apic.accepts_external):
+            return False
         return not events.needs_reinjection and self.backend.interrupt_allowed()
 
     @property
@@ -189,6 +229,8 @@ class SoftwareVcpu:
         self.debug.follow_cpuid(has(cpuid_features.BUS_LOCK_DETECT), has(cpuid_features.RTM))
         guest_debug.follow_debug_registers(self)
         self.control.follow_cpuid()
+        if self.apic is not None:
+            self.apic.has_tsc_deadline = has(cpuid_features.TSC_DEADLINE)
         self.backend.cpuid_changed(self)
 
     def get_cpuid2(self) -> list[CpuidEntry]:
@@ -240,9 +282,15 @@ class SoftwareVcpu:
 
     def interrupt(self, vector: int) -> None:
         """KVM_INTERRUPT without an interrupt controller: delivered at the next entry, so only
-        while `ready_for_interrupt_injection`."""
+        while `ready_for_interrupt_injection`.  With one, LINT0 lets it through."""
         if not 0 <= vector <= 255:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if self.apic is not None:
+            if self.apic.external is not None:
+                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+            self.apic.external = vector
+            self.apic.ask()
+            return
         if self.events.interrupt_injected:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
         self.events.queue_interrupt(vector)
@@ -253,12 +301,25 @@ class SoftwareVcpu:
     # -- the rest -------------------------------------------------------------------------------
 
     def get_mp_state(self) -> int:
-        return MpState.RUNNABLE
+        return MpState.RUNNABLE if self._activity is None else self._activity.get()
 
     def set_mp_state(self, mp_state: int) -> None:
         """The other states need an interrupt controller in the hypervisor."""
-        if mp_state != MpState.RUNNABLE:
+        if self._activity is not None:
+            self._activity.set(mp_state)
+        elif mp_state != MpState.RUNNABLE:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    def get_lapic(self) -> bytes:
+        return lapic_state.get(self._the_apic())
+
+    def set_lapic(self, area: bytes) -> None:
+        lapic_state.set(self._the_apic(), area)
+
+    def _the_apic(self) -> LocalApic:
+        if self.apic is None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return self.apic
 
     def translate(self, linear: int) -> Translation:
         return translate(self, linear)

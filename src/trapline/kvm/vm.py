@@ -13,6 +13,7 @@ from trapline.kvm.abi import Capability
 from trapline.kvm.backend import Platform
 from trapline.kvm.capability import VCPU_LIMIT, check_extension
 from trapline.kvm.cpuid import applicable
+from trapline.kvm.irqchip import Chip
 from trapline.kvm.mmu import Slot, Slots
 from trapline.kvm.quirks import Quirk
 from trapline.kvm.vcpu import SoftwareVcpu
@@ -20,6 +21,7 @@ from trapline.kvm.vcpu import SoftwareVcpu
 if TYPE_CHECKING:
     from trapline.kvm.api import Vcpu
 
+_PINS_LIMIT = 1024  # MAX_NR_RESERVED_IOAPIC_PINS
 _PAUSE = 0.0001  # seconds between two looks whether a vCPU has come out
 
 
@@ -31,6 +33,7 @@ class SoftwareVm:
         self._quirks = applicable(quirks, platform.supported_cpuid())
         self._slots = Slots()
         self._vcpus: dict[int, SoftwareVcpu] = {}
+        self._chip: Chip | None = None
         self._has_payloads = False
 
     def check_extension(self, capability: int) -> int:
@@ -48,6 +51,8 @@ class SoftwareVm:
                 raise _invalid()
             if self._platform.has_bus_lock_exit and first & abi.BUS_LOCK_DETECTION_EXIT:
                 self._platform.bus_lock_exits = True
+        elif capability == Capability.SPLIT_IRQCHIP:
+            self._split_irqchip(first)
         elif capability == quirks.CAPABILITY:
             self._enable_quirks(first)
         else:
@@ -60,6 +65,19 @@ class SoftwareVm:
         self._quirks |= applicable(Quirk(wanted), self._platform.supported_cpuid())
         for vcpu in self._vcpus.values():
             vcpu.set_quirks(self._quirks)
+
+    def _split_irqchip(self, pins: int) -> None:
+        """The local APICs are ours; the 8259 and an I/O APIC of so many pins, the VMM's."""
+        if pins > _PINS_LIMIT or self._vcpus:
+            raise _invalid()
+        if self._chip is not None:
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        self._chip = Chip()
+
+    def signal_msi(self, address: int, data: int) -> int:
+        if self._chip is None:
+            raise _invalid()
+        return self._chip.signal(address, data)
 
     def set_user_memory_region(
         self, slot: int, flags: int, guest_physical: int, size: int, userspace_address: int
@@ -94,6 +112,8 @@ class SoftwareVm:
         vcpu = SoftwareVcpu(vcpu_id, self._platform.create(vcpu_id, self._slots), self._slots)
         vcpu.has_payloads = self._has_payloads
         vcpu.set_quirks(self._quirks)
+        if self._chip is not None:
+            vcpu.attach_apic(self._chip)
         self._vcpus[vcpu_id] = vcpu
         return vcpu
 
@@ -110,6 +130,8 @@ class SoftwareVm:
         self._vcpus.clear()
 
     def close(self) -> None:
+        if self._chip is not None:
+            self._chip.close()
         for vcpu in self._vcpus.values():
             vcpu.close()
 

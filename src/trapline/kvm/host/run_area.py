@@ -117,6 +117,8 @@ class RunArea:
         if reason == abi.ExitReason.INTERNAL_ERROR:
             suberror, count = struct.unpack_from("<II", area, _UNION)
             return exits.InternalError(suberror, list(self.words[_UNION // 8 + 1 :][:count]))
+        if reason == abi.ExitReason.IOAPIC_EOI:
+            return exits.IoapicEoi(area[_UNION])
         simple = _SIMPLE.get(reason)
         if simple is not None:
             return simple()

@@ -120,6 +120,11 @@ class HostVm:
     def set_identity_map_addr(self, guest_physical: int) -> None:
         fcntl.ioctl(self._fd, abi.SET_IDENTITY_MAP_ADDR, struct.pack("<Q", guest_physical))
 
+    def signal_msi(self, address: int, data: int) -> int:
+        message = bytearray(20 + 12)
+        struct.pack_into("<IIIII", message, 0, address & 0xFFFFFFFF, address >> 32, data, 0, 0)
+        return fcntl.ioctl(self._fd, abi.SIGNAL_MSI, message)
+
     def create_vcpu(self, vcpu_id: int) -> HostVcpu:
         fd = self._place(fcntl.ioctl(self._fd, abi.CREATE_VCPU, vcpu_id))
         vcpu = HostVcpu(fd, self._mmap_size, self._sync_regs)

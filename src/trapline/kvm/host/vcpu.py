@@ -257,6 +257,12 @@ class HostVcpu:
     def set_mp_state(self, mp_state: int) -> None:
         self._ioctl(abi.SET_MP_STATE, struct.pack("<I", mp_state))
 
+    def get_lapic(self) -> bytes:
+        return bytes(self._read(abi.GET_LAPIC, 0x400))
+
+    def set_lapic(self, area: bytes) -> None:
+        self._ioctl(abi.SET_LAPIC, area)
+
     def translate(self, linear: int) -> Translation:
         buffer = bytearray(struct.pack("<QQ3B5x", linear, 0, 0, 0, 0))
         self._ioctl(abi.TRANSLATE, buffer)

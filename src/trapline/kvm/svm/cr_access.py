@@ -65,13 +65,15 @@ def _machine_status_word(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit)
 
 
 def _write_cr8(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit, word: int) -> Answer:
-    """Lowering the task priority may let an interrupt in: the VMM's controller must know."""
+    """Lowering the task priority may let an interrupt in: the controller must know."""
     state = backend.core.state
     if word & ~CR8_TPR:
         vcpu.events.queue(Vector.GP, 0)
         return None
     before, state.cr8 = state.cr8, word
     answer = skip(vcpu, backend, exit)
-    if answer is None and before > word:
+    if vcpu.apic is not None:
+        vcpu.apic.write_tpr(word << 4)
+    elif answer is None and before > word:
         return exits.SetTpr()
     return answer

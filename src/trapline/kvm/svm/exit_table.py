@@ -49,6 +49,7 @@ def _handle_interrupt(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) ->
 
 def _handle_virtual_interrupt(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:
     backend.open_interrupt_window(False)
+    vcpu.events.waiting = vcpu.apic is not None
     return None
 
 

@@ -28,8 +28,7 @@ def handle_cpuid(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answ
 
 
 def handle_hlt(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:
-    """There is no interrupt controller to wait with: the VMM waits."""
-    return skip(vcpu, backend, exit) or exits.Hlt()
+    return skip(vcpu, backend, exit) or vcpu.halt()
 
 
 def handle_io_instruction(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:

@@ -44,12 +44,6 @@ _CR0_ALWAYS: Final = registers.CR0_NE
 _MASK_64: Final = (1 << 64) - 1
 
 
-def _unhandled(reason: int) -> Answer:
-    if reason & vmx.REASON_ENTRY_FAILURE:
-        return exits.FailEntry(reason)
-    return exits.InternalError(abi.INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, [reason])
-
-
 class VmxBackend(CoreBackend):
     """A core and the VMCS that is current on it, for good."""
 
@@ -78,6 +72,8 @@ class VmxBackend(CoreBackend):
             vcpu.in_guest = False
         # Now, as the program may be killed before it comes back here.
         self.core.hand_over_bus_locks()
+        if exit.reason & vmx.REASON_ENTRY_FAILURE:
+            return exits.FailEntry(exit.reason)  # what was to be injected still is
         events = vcpu.events
         if events.needs_reinjection:
             events.delivered()
@@ -85,8 +81,9 @@ class VmxBackend(CoreBackend):
             requeue(vcpu, self, exit)
         reason = exit.reason
         handler = HANDLERS.get(reason & _BASIC)
-        if handler is None or reason & vmx.REASON_ENTRY_FAILURE:
-            return _unhandled(reason)
+        if handler is None:
+            data = [reason]
+            return exits.InternalError(abi.INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, data)
         answer = handler(vcpu, self, exit)
         return bus_lock.report(vcpu, answer) if exit.reason & _BUS_LOCK else answer
 
@@ -122,6 +119,9 @@ class VmxBackend(CoreBackend):
     def inject_nmi(self) -> None:
         self.vmcs.entry_info = vmx.event(Vector.NMI, EventType.NMI)
         self._wake()
+
+    def drop_injection(self) -> None:
+        self.vmcs.entry_info = 0
 
     def _wake(self) -> None:
         """vmx_clear_hlt()."""

@@ -46,13 +46,15 @@ def handle_cr_access(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> A
 
 
 def _write_cr8(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit, word: int) -> Answer:
-    """Lowering the task priority may let an interrupt in: the VMM's controller must know."""
+    """Lowering the task priority may let an interrupt in: the controller must know."""
     state = backend.core.state
     if word & ~CR8_TPR:
         vcpu.events.queue(Vector.GP, 0)
         return None
     before, state.cr8 = state.cr8, word
     answer = skip(vcpu, backend, exit)
-    if answer is None and before > word:
+    if vcpu.apic is not None:
+        vcpu.apic.write_tpr(word << 4)
+    elif answer is None and before > word:
         return exits.SetTpr()
     return answer

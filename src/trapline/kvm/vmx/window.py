@@ -20,6 +20,7 @@ def handle_external_interrupt(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmE
 
 def handle_interrupt_window(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
     backend.open_interrupt_window(False)
+    vcpu.events.waiting = vcpu.apic is not None
     return None
 
 
