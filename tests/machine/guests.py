@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from trapline.kvm import open_kvm
-from trapline.machine import Board, Ending, Runner
+from trapline.machine import Board, Ending, Module, Runner
 
 IMAGES = Path(__file__).parent / "images"
 ORIGIN = 0x7C00
@@ -58,12 +59,13 @@ def run(
     bus_lock_exits: bool = False,
     observer: object = None,
     address: int | None = None,
+    modules: Sequence[Module] = (),
 ) -> Finished:
     """Run an image to its end."""
     output = bytearray()
     kvm = open_kvm(cpu=cpu, engine=engine, observer=observer)  # type: ignore[arg-type]
     board = Board(kvm, memory, output.extend, bus_lock_exits=bus_lock_exits)
-    board.load(image, command_line, address)
+    board.load(image, command_line, address, modules)
     runner = Runner(board)
     ending = runner.run(timeout)
     board.close()
@@ -92,7 +94,7 @@ def build(folder: Path, source: str, *flags: str, link: tuple[str, ...] = ()) ->
     """Compile and link one freestanding image, or skip where that cannot be done."""
     if shutil.which("gcc") is None or shutil.which("ld") is None:
         pytest.skip("there is no gcc or no ld here")
-    compiled, linked = folder / "guest.o", folder / "guest.elf"
+    compiled, linked = folder / f"{source}.o", folder / f"{source}.elf"
     compiling = ["gcc", "-ffreestanding", "-fno-pic", "-c", *flags, "-o", compiled, IMAGES / source]
     done = subprocess.run(compiling, capture_output=True, text=True, timeout=60)
     if done.returncode:
@@ -101,6 +103,12 @@ def build(folder: Path, source: str, *flags: str, link: tuple[str, ...] = ()) ->
     linking = ["ld", *link, "-n", "--build-id=none", *script, "-o", linked, compiled]
     subprocess.run(linking, check=True, capture_output=True, timeout=60)
     return linked
+
+
+def build32(folder: Path, source: str) -> Path:
+    """Compile one 32-bit multiboot image in C, with symbols and lines."""
+    flags = ("-m32", "-O2", "-g", "-fno-stack-protector", "-Wall", "-Wextra", "-Werror")
+    return build(folder, source, *flags, link=("-m", "elf_i386"))
 
 
 def build_long_mode(folder: Path) -> tuple[Path, Path]:

@@ -11,7 +11,7 @@ import pytest
 from tests.machine import guests
 from tests.machine.guests import END, FOREVER, HLT, MIB, ORIGIN, STATUS, out, run, say
 from trapline.kvm import exits
-from trapline.machine import How
+from trapline.machine import How, Module
 from trapline.processor import BusLock, Cause, Outcome
 
 
@@ -54,7 +54,8 @@ def timer_guest(wait: bytes) -> bytes:
         + bytes.fromhex("b0 34 e6 43 b0 a9 e6 40 b0 04 e6 40 fb")  # mode 2, 1193 clocks; sti
     )
     loop = wait + bytes.fromhex("80 3e 00 05 32 72 f8")  # cmp byte [500h], 50; jb
-    handler = bytes.fromhex("fe 06 00 05 b0 20 e6 20 cf")  # inc byte [500h]; EOI; iret
+    # inc byte [500h]; push ax; EOI; pop ax; iret: the last one may hit between END's two
+    handler = bytes.fromhex("fe 06 00 05 50 b0 20 e6 20 58 cf")
     start = ORIGIN + len(head) + len(loop) + len(END)
     return head % struct.pack("<H", start) + loop + END + handler
 
@@ -74,7 +75,8 @@ def test_the_clock_interrupts_through_the_second_controller() -> None:
         + out(0x21, 0xFB) + out(0xA1, 0xFE) + out(0x70, 0x0B) + out(0x71, 0x42) + b"\xfb"
     )  # fmt: skip
     loop = HLT + bytes.fromhex("80 3e 00 05 03 72 f8")
-    handler = b"\xfe\x06\x00\x05" + out(0x70, 0x0C) + bytes.fromhex("e4 71 b0 20 e6 a0 e6 20 cf")
+    acknowledge = out(0x70, 0x0C) + bytes.fromhex("e4 71 b0 20 e6 a0 e6 20")
+    handler = b"\xfe\x06\x00\x05\x50\x52" + acknowledge + b"\x5a\x58\xcf"  # keeps AX and DX
     start = ORIGIN + len(head) + len(loop) + len(END)
     done = run(head % struct.pack("<H", start) + loop + END + handler)
     assert done.ending.status == STATUS
@@ -170,13 +172,29 @@ def test_a_multiboot_image_starts_in_protected_mode_with_its_boot_information() 
     read = done.board.memory.read
     fields = struct.unpack("<22I", read(at, 88))
     assert magic == 0x2BADB002
-    assert fields[0] & 0x45 == 0x45
-    assert fields[1:3] == (640, 63 * 1024)
+    assert fields[0] == 0x24F  # memory, device, command line, modules, map, loader's name
+    assert fields[1:3] == (639, 63 * 1024)
     assert read(fields[4], 15) == b"guest --option\0"
     entries = list(struct.iter_unpack("<IQQI", read(fields[12], fields[11])))
-    assert entries[0] == (20, 0, 640 << 10, 1)
+    assert entries[0] == (20, 0, 639 << 10, 1)
     assert (20, MIB, 63 * MIB, 1) in entries
     assert done.ending.status == STATUS
+
+
+def test_modules_lie_on_pages_behind_the_image() -> None:
+    """Each with its end, its string, and nothing reserved; the guest finds them by the record."""
+    store = b"\x89\x1d\x00\x00\x20\x00"  # mov [200000h], ebx
+    modules = [Module(b"abc" * 2000, "first one"), Module(b"", "empty"), Module(b"\xff", "")]
+    done = run(guests.multiboot(store + END), modules=modules)
+    read = done.board.memory.read
+    (at,) = struct.unpack("<I", read(0x200000, 4))
+    count, first = struct.unpack_from("<2I", read(at, 88), 20)
+    found = list(struct.iter_unpack("<4I", read(first, 16 * count)))
+    assert [read(start, end - start) for start, end, _, _ in found] == [b"abc" * 2000, b"", b"\xff"]
+    assert [start for start, *_ in found] == [0x101000, 0x103000, 0x103000]
+    assert [read(string, 6) for *_, string, _ in found][0] == b"first "
+    assert read(found[2][2], 1) == b"\0"
+    assert [reserved for *_, reserved in found] == [0, 0, 0]
 
 
 def test_boot_information_makes_room_for_the_image() -> None:
@@ -193,11 +211,15 @@ def test_an_elf64_image_starts_in_64_bit_mode() -> None:
     assert done.ending.status == 9
 
 
-def test_memory_beyond_3_gib_lies_above_4_gib() -> None:
-    done = run(END, memory=3 * 1024 * MIB + 2 * MIB)
-    assert done.board.memory.has((4 << 30) + 2 * MIB - 1, 1)
-    assert not done.board.memory.has((4 << 30) + 2 * MIB, 1)
-    assert not done.board.memory.has(3 << 30, 1)
+@pytest.mark.parametrize(("size", "below"), [(3584, 3072), (3582, 3582)])
+def test_much_memory_is_split_at_3_gib(size: int, below: int) -> None:
+    """As QEMU does it from 3.5 GiB on: the rest lies above 4 GiB."""
+    memory = run(END, memory=size * MIB).board.memory
+    assert memory.has(below * MIB - 1, 1)
+    assert not memory.has(below * MIB, 1)
+    end = (4 << 30) + (size - below) * MIB
+    assert memory.has(end - 1, 1) == (size > below)
+    assert not memory.has(end, 1)
 
 
 @pytest.mark.parametrize("engine", ["jit", "interp"])

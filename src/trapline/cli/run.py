@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from pathlib import Path
 
 from trapline.cli.console import Console
-from trapline.cli.failure import Failure, complain, reason
+from trapline.cli.failure import Failure, complain
 from trapline.cli.guest_locks import GuestLocks
 from trapline.cli.guest_state import describe
+from trapline.cli.image import read_image, read_modules
 from trapline.cli.progress import Progress
 from trapline.kvm import Kvm, abi, open_kvm
 from trapline.machine import BadImage, Board, Ending, How, Runner
@@ -36,7 +36,6 @@ exit status: (value << 1) | 1 of the guest's write to 0xF4; 0 power off, 4 reset
 """
 _SIZE = re.compile(r"(\d+)([kKmMgG]?)")
 _UNITS = {"": 20, "k": 10, "m": 20, "g": 30}
-_LARGEST_IMAGE = 1 << 27
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with K, M or G, else in MiB (default: 128M)",
     )  # fmt: skip
     parser.add_argument("--append", default="", metavar="TEXT", help="the guest's command line")
+    parser.add_argument(
+        "--initrd", metavar="LIST",
+        help="modules for a multiboot image: FILE[ WORDS][,FILE[ WORDS]...], as QEMU's -initrd",
+    )  # fmt: skip
     parser.add_argument(
         "--load", type=address, metavar="ADDRESS", help="take the image as flat, at this address"
     )
@@ -99,6 +102,7 @@ def seconds(text: str) -> float:
 def run(options: argparse.Namespace) -> int:
     """Run the image; the answer is the guest's status."""
     image = read_image(options.guest)
+    modules = read_modules(options.initrd) if options.initrd is not None else []
     compiler().progress = Progress()
     locks, console = GuestLocks(), Console()
     kvm = open_hypervisor(options, locks)
@@ -108,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise Failure(str(error)) from None
     try:
-        board.load(image, command_line(options), options.load)
+        board.load(image, command_line(options), options.load, modules)
     except BadImage as error:
         raise Failure(f"cannot start {options.guest}: {error}") from None
     runner = Runner(board)
@@ -126,21 +130,9 @@ def run(options: argparse.Namespace) -> int:
     return ending.status
 
 
-def read_image(path: str) -> bytes:
-    """The file, if it can be one."""
-    try:
-        with Path(path).open("rb") as stream:
-            image = stream.read(_LARGEST_IMAGE + 1)
-    except OSError as error:
-        raise Failure(f"cannot read {path}: {reason(error)}") from None
-    if len(image) > _LARGEST_IMAGE:
-        raise Failure(f"{path} is larger than any image can be (128 MiB)")
-    return image
-
-
 def command_line(options: argparse.Namespace) -> str:
     """As QEMU gives it: the image's name, then --append."""
-    return f"{options.guest} {options.append}".rstrip()
+    return f"{options.guest} {options.append}"
 
 
 def open_hypervisor(options: argparse.Namespace, locks: GuestLocks) -> Kvm:

@@ -5,13 +5,14 @@ What sits where is decided here; what an exit means, in `run`.
 
 from __future__ import annotations
 
+import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from trapline.kvm import Kvm, abi
 from trapline.machine import devices, layout, starting
-from trapline.machine.boot import Mode, load
-from trapline.machine.bus import PortBus
+from trapline.machine.boot import Mode, Module, load
+from trapline.machine.bus import MemoryBus, PortBus
 from trapline.machine.ending import Ending, How, ended
 from trapline.machine.memory import Memory
 
@@ -40,7 +41,7 @@ class Board:
         self.ending: Ending | None = None
         """Set by a device that ends the run."""
         self.clock = clock
-        self.ports = PortBus()
+        self.ports, self.device_memory = PortBus(), MemoryBus()
         self._attach_devices(send)
         self.vm = kvm.create_vm()
         self.memory.attach(self.vm)
@@ -48,10 +49,16 @@ class Board:
             self.vm.enable_cap(abi.Capability.X86_BUS_LOCK_EXIT, abi.BUS_LOCK_DETECTION_EXIT)
         self.vcpu = self.vm.create_vcpu(0)
 
-    def load(self, image: bytes, command_line: str = "", address: int | None = None) -> None:
+    def load(
+        self,
+        image: bytes,
+        command_line: str = "",
+        address: int | None = None,
+        modules: Sequence[Module] = (),
+    ) -> None:
         """Put an image into memory and the vCPU before its first instruction."""
         starting.write_descriptors(self.memory)
-        where = load(self.memory, image, command_line, address)
+        where = load(self.memory, image, command_line, address, modules)
         if where.mode is not Mode.REAL:
             # The vectors that firmware gives the lines are exceptions in protected mode: who wants
             # interrupts there sets the controllers up, which opens all lines.
@@ -100,14 +107,22 @@ class Board:
         attach(self.rtc, layout.CMOS, 2)
         attach(devices.Serial(send, self._line(layout.SERIAL_LINE)), layout.SERIAL, 8)
         attach(devices.DebugPort(send), layout.DEBUG_PORT, 1)
-        attach(devices.FirmwareConfig(self.memory.size, cpus=1), layout.FIRMWARE_CONFIG, 2, 2)
+        files = {"etc/e820": b"".join(struct.pack("<QQI", *one) for one in self.memory.ram())}
+        config = devices.FirmwareConfig(self.memory.size, 1, files, self.memory)
+        attach(config, layout.FIRMWARE_CONFIG, 2, 2)
+        attach(config.dma, layout.FIRMWARE_CONFIG_DMA, 8, 4)
         self._attach_test_devices()
         self._attach_resets()
 
     def _attach_test_devices(self) -> None:
         attach = self.ports.attach
-        attach(devices.DebugExit(self._exit), layout.DEBUG_EXIT, 4, 4)
+        for port, size in layout.DEBUG_EXITS:
+            attach(devices.DebugExit(self._exit), port, size, 4)
         attach(devices.EchoPorts(), layout.ECHO, 4, 4)
+        echo = devices.EchoPorts()
+        for offset in layout.BYTE_ECHO_OFFSETS:
+            attach(echo.at(offset), layout.BYTE_ECHO + offset, 1)
+        self.device_memory.attach(devices.Window(), layout.TEST_WINDOW, devices.Window.SIZE, 8)
         attach(devices.FlushPort(), layout.FLUSH, 4, 4)
         attach(devices.InterruptPorts(self.pics.set_line), layout.TEST_LINES, 24)
 

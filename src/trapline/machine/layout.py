@@ -8,10 +8,13 @@ KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 
-LOW_END: Final = 640 * KIB  # conventional memory; what follows up to 1 MiB is the firmware's
+LOW_END: Final = 639 * KIB  # conventional memory, as a BIOS gives it: the last KiB is its own
+EXTENDED_BIOS_DATA_END: Final = 640 * KIB
 FIRMWARE: Final = 0xE0000
 FIRMWARE_END: Final = MIB
-BELOW_LIMIT: Final = 3 * GIB  # memory beyond this lies above 4 GiB
+# As QEMU has it: from this much memory on, what is beyond 3 GiB lies above 4 GiB.
+WHOLE_LIMIT: Final = 3 * GIB + GIB // 2
+BELOW_LIMIT: Final = 3 * GIB
 ABOVE: Final = 4 * GIB
 
 # In the firmware's place, which guests are told to leave alone.
@@ -41,9 +44,13 @@ CMOS: Final = 0x70
 SYSTEM_CONTROL: Final = 0x92
 ECHO: Final = 0xE0
 FLUSH: Final = 0xE4
+BYTE_ECHO: Final = 0xE8
+BYTE_ECHO_OFFSETS: Final = (0, 2, 3)  # the debug port takes the place of the second
+TEST_WINDOW: Final = 0xFF000000
 TEST_LINES: Final = 0x2000
 DEBUG_PORT: Final = 0xE9
-DEBUG_EXIT: Final = 0xF4
+DEBUG_EXITS: Final = ((0xF4, 4), (0x501, 2))  # where test suites put QEMU's, and its own choice
 FIRMWARE_CONFIG: Final = 0x510
+FIRMWARE_CONFIG_DMA: Final = 0x514
 ACPI_CONTROLS: Final = (0x604, 0xB004)  # QEMU's, and Bochs's and old QEMU's
 PCI: Final = 0xCF8

@@ -25,7 +25,7 @@ class Region(NamedTuple):
 
 
 class Memory:
-    """`size` bytes from 0, what is beyond 3 GiB moved to 4 GiB."""
+    """`size` bytes from 0; of much memory, what is beyond 3 GiB is moved to 4 GiB."""
 
     def __init__(self, size: int) -> None:
         if size < layout.MIB or size % _PAGE:
@@ -38,7 +38,7 @@ class Memory:
         address = ctypes.addressof(ctypes.c_char.from_buffer(self._block))
         self._skip = -address % _ALIGNMENT
         self._host = address + self._skip
-        self.below = min(size, layout.BELOW_LIMIT)
+        self.below = size if size < layout.WHOLE_LIMIT else layout.BELOW_LIMIT
         self.above = size - self.below
 
     def attach(self, vm: Vm) -> None:
@@ -47,10 +47,18 @@ class Memory:
             host = self._host + self.below
             vm.set_user_memory_region(1, 0, layout.ABOVE, self.above, host)
 
+    def ram(self) -> list[Region]:
+        """What is memory, without regard to who uses it."""
+        regions = [Region(0, self.below, USABLE)]
+        if self.above:
+            regions.append(Region(layout.ABOVE, self.above, USABLE))
+        return regions
+
     def map(self) -> list[Region]:
         """What is where; the firmware's part of the first MiB is memory, but not to be used."""
         regions = [
             Region(0, layout.LOW_END, USABLE),
+            Region(layout.LOW_END, layout.EXTENDED_BIOS_DATA_END - layout.LOW_END, RESERVED),
             Region(layout.FIRMWARE, layout.FIRMWARE_END - layout.FIRMWARE, RESERVED),
         ]
         if self.below > layout.MIB:

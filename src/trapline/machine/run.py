@@ -138,8 +138,7 @@ class Runner:
                 return self._halt()
             case exits.Mmio():
                 self.last_exit = exit
-                if not exit.is_write:
-                    exit.data[:] = b"\xff" * len(exit.data)  # nobody drives the bus
+                self._board.device_memory.serve(exit)
                 return None
             case exits.Shutdown():
                 return ended(How.TRIPLE_FAULT, "shut down after a triple fault", exit)

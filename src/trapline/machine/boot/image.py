@@ -31,6 +31,14 @@ class Start:
     rbx: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A file for the guest, and the string that names it there (as QEMU's -initrd has them)."""
+
+    data: bytes
+    string: str
+
+
 def place(memory: Memory, guest_physical: int, data: bytes, size: int) -> None:
     """Put one part of an image into memory, `size` bytes with zeros at its end."""
     end = guest_physical + size

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from trapline.machine import layout
 from trapline.machine.boot import elf, flat, multiboot
-from trapline.machine.boot.image import BadImage, Mode, Start
+from trapline.machine.boot.image import BadImage, Mode, Module, Start
 from trapline.machine.memory import Memory
 
 _WRITABLE_PRESENT, _LARGE = 3, 1 << 7
 _PAGE = 0x1000
 
 
-def load(memory: Memory, data: bytes, command_line: str, address: int | None) -> Start:
-    """An image into memory.  `address` has it taken as flat; the command line is for multiboot."""
+def load(
+    memory: Memory,
+    data: bytes,
+    command_line: str,
+    address: int | None,
+    modules: Sequence[Module] = (),
+) -> Start:
+    """An image into memory.  `address` has it taken as flat; the words are for multiboot."""
+    header = None if address is not None else multiboot.find_header(data)
+    if header is not None:
+        return multiboot.load(memory, data, header, command_line, modules)
+    if modules:
+        raise BadImage("modules are for multiboot images, and this is none")
     if address is not None:
         return flat.load(memory, data, address)
-    header = multiboot.find_header(data)
-    if header is not None:
-        return multiboot.load(memory, data, header, command_line)
     if not data.startswith(elf.MAGIC):
         return flat.load(memory, data, layout.BOOT_SECTOR)
     image = elf.Elf(data)

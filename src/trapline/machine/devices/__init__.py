@@ -10,7 +10,7 @@ from trapline.machine.devices.pit import Pit
 from trapline.machine.devices.power import AcpiControl, SystemControl
 from trapline.machine.devices.rtc import Rtc
 from trapline.machine.devices.serial import Serial
-from trapline.machine.devices.test_device import EchoPorts, FlushPort, InterruptPorts
+from trapline.machine.devices.test_device import EchoPorts, FlushPort, InterruptPorts, Window
 
 __all__ = [
     "AcpiControl",
@@ -27,4 +27,5 @@ __all__ = [
     "Rtc",
     "Serial",
     "SystemControl",
+    "Window",
 ]

@@ -1,6 +1,5 @@
-"""QEMU's pc-testdev: ports that echo, ports that drive interrupt lines, a port that flushes.
-
-Neither its memory window nor its second echo ports, where the debug port is, are here.
+"""QEMU's pc-testdev: what echoes (ports and a window of memory), what drives interrupt lines,
+and a port that flushes.
 """
 
 from __future__ import annotations
@@ -9,10 +8,14 @@ from collections.abc import Callable
 
 
 class EchoPorts:
-    """Four ports that read as they were written, at any size (0xE0)."""
+    """Four ports that read as they were written, at any size (0xE0; 0xE8 by bytes alone)."""
 
     def __init__(self) -> None:
         self._data = 0
+
+    def at(self, offset: int) -> OnePort:
+        """One of the four, to sit among other devices."""
+        return OnePort(self, offset)
 
     def read(self, offset: int, size: int) -> int:
         return self._data >> 8 * offset
@@ -20,6 +23,34 @@ class EchoPorts:
     def write(self, offset: int, size: int, value: int) -> None:
         mask = (1 << 8 * size) - 1 << 8 * offset & 0xFFFFFFFF
         self._data = self._data & ~mask | value << 8 * offset & mask
+
+
+class OnePort:
+    """One of the echo ports."""
+
+    def __init__(self, ports: EchoPorts, offset: int) -> None:
+        self._ports, self._offset = ports, offset
+
+    def read(self, offset: int, size: int) -> int:
+        return self._ports.read(self._offset, size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self._ports.write(self._offset, size, value)
+
+
+class Window:
+    """Device memory that keeps what is written to it (0xFF000000)."""
+
+    SIZE = 0x10000
+
+    def __init__(self) -> None:
+        self._bytes = bytearray(self.SIZE)
+
+    def read(self, offset: int, size: int) -> int:
+        return int.from_bytes(self._bytes[offset : offset + size], "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self._bytes[offset : offset + size] = value.to_bytes(size, "little")
 
 
 class InterruptPorts:
