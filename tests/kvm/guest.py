@@ -85,6 +85,20 @@ def long_mode(kvm: Kvm, code: bytes, cpl: int = 0, *, cpuid: bool = True) -> Gue
     memory.write_quads(PML4, PDPT | _TABLE)
     memory.write_quads(PDPT, PAGE_DIRECTORY | _TABLE)
     memory.write_quads(PAGE_DIRECTORY, *(_TABLE | paging.PTE_PS | i << 21 for i in range(2)))
+    write_descriptors(memory)
+    at = USER_CODE if cpl else KERNEL_CODE
+    memory.write(at, code)
+    if cpuid:
+        guest.vcpu.set_cpuid2(kvm.get_supported_cpuid())
+    guest.vcpu.set_sregs(long_mode_sregs(guest.vcpu.get_sregs(), cpl))
+    regs = guest.vcpu.regs
+    regs.rip, regs.rflags = at, 2
+    regs.rsp = USER_STACK if cpl else KERNEL_STACK
+    return guest
+
+
+def write_descriptors(memory: Memory) -> None:
+    """The GDT of this module's selectors, and the TSS."""
     tss = build_system_segment(TSS, descriptor.TSS_LIMIT, descriptor.AR_TSS_BUSY)
     user = descriptor.with_dpl
     memory.write_quads(
@@ -98,15 +112,6 @@ def long_mode(kvm: Kvm, code: bytes, cpl: int = 0, *, cpuid: bool = True) -> Gue
         *tss,
     )
     memory.write(TSS + descriptor.TSS_RSP0, struct.pack("<Q", KERNEL_STACK))
-    at = USER_CODE if cpl else KERNEL_CODE
-    memory.write(at, code)
-    if cpuid:
-        guest.vcpu.set_cpuid2(kvm.get_supported_cpuid())
-    guest.vcpu.set_sregs(long_mode_sregs(guest.vcpu.get_sregs(), cpl))
-    regs = guest.vcpu.regs
-    regs.rip, regs.rflags = at, 2
-    regs.rsp = USER_STACK if cpl else KERNEL_STACK
-    return guest
 
 
 def long_mode_sregs(sregs: Sregs, cpl: int) -> Sregs:
