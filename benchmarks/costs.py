@@ -70,7 +70,7 @@ def detection(rounds: int) -> Table:
 
 def translation() -> Table:
     """New guest instructions a second, handlers already compiled."""
-    from trapline.processor.jit import CodeCache
+    from trapline.processor.jit import CodeCache, Native
 
     code = Path("/bin/bash").read_bytes()
     start = 0x30000
@@ -79,7 +79,7 @@ def translation() -> Table:
     def translate(into: CodeCache) -> None:
         at = start
         while into.translated < 40_000 and at < len(code) - 4096:
-            block = into.translate(code[at : at + 4096 - at % 4096], at, (0,), (64, 64), False)
+            block = into.translate(code[at : at + 4096 - at % 4096], at, (0,), (64, 64), Native.ALL)
             at += max(1, block.size)
 
     translate(warm)

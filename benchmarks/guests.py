@@ -6,10 +6,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import PROGRAMS, compiler
 from tests.kvm import guest as small
 from tests.processor.long_mode import LongMode
 from tests.processor.protected import Protected
+
+from benchmarks.measure import PROGRAMS, compiler
 from trapline.arch import msr
 from trapline.arch.msr import DEBUGCTL_BLD
 from trapline.arch.registers import CR4_OSFXSR, RFLAGS_IOPL

@@ -14,7 +14,7 @@ from trapline.arch.registers import RFLAGS_IF, RFLAGS_RF, RFLAGS_TF
 from trapline.processor import buslock, debug, exceptions, segment
 from trapline.processor.buslock import Cause
 from trapline.processor.fault import Fault
-from trapline.processor.guest import EXTERNAL_INTERRUPT, NMI
+from trapline.processor.guest import EXTERNAL_INTERRUPT, NMI, WATCH_MONITOR_TRAP
 from trapline.processor.memory import change_host
 from trapline.processor.notes import LockedAccess
 from trapline.processor.state import AFTER_BUS_LOCK, BEFORE_BUS_LOCK, INDEX, OFFSET
@@ -79,7 +79,7 @@ def must_step(core: Core) -> bool:
     q = core.state.q
     if q[_FLAGS] & (RFLAGS_TF | RFLAGS_RF) or q[_SHADOW]:
         return True
-    if core.guest is not None and core.guest.watches:
+    if core.guest is not None and core.guest.watches & WATCH_MONITOR_TRAP:
         return True
     return bool(q[_DR7] & 0xFF) and debug.has_code_breakpoints(core.state)
 

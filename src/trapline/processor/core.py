@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import trapline.processor.isa  # noqa: F401 - registers the instructions
-from trapline.arch.registers import RFLAGS_RF, RFLAGS_TF
+from trapline.arch.registers import CR0_EM, CR0_TS, CR4_OSFXSR, RFLAGS_RF, RFLAGS_TF
 from trapline.processor import boundary, debug, exceptions, segment
 from trapline.processor.cluster import Cluster
 from trapline.processor.cpuid import Model, model
 from trapline.processor.decode import Decoded, decode_run
 from trapline.processor.fault import Fault, Undefined
 from trapline.processor.interp import execute
-from trapline.processor.jit import SILENT, Engine, SiteTable, SiteTotal
+from trapline.processor.jit import SILENT, Engine, Native, SiteTable, SiteTotal
 from trapline.processor.memory import HostBus, Memory
 from trapline.processor.microcode import MICROCODE
 from trapline.processor.msr import Msrs
@@ -89,17 +89,18 @@ class Core:
         return segment.code_mode(self.state)
 
     @property
-    def is_native_mode(self) -> bool:
-        """Whether the fast engine may run the present mode: flat segments, and no unmasked
-        floating-point exception (the host runs guest arithmetic with all of them masked)."""
+    def native(self) -> Native:
+        """What the fast engine may run in the present mode: flat segments, and floating point
+        only where no exception is unmasked (the host runs guest arithmetic with all of them
+        masked) and the units are switched on, which native code does not look at."""
         state = self.state
+        if self.code_mode[0] != 64 and not segment.is_flat(state):
+            return Native.NOTHING
         if state.mxcsr & _MXCSR_MASKS != _MXCSR_MASKS or state.fcw & _FCW_MASKS != _FCW_MASKS:
-            return False
-        if state.cr0 & 0xC or not state.cr4 & 0x200:  # EM, TS, OSFXSR: #UD and #NM to be checked
-            return False
-        if self.code_mode[0] == 64:
-            return True
-        return segment.is_flat(state)
+            return Native.INTEGERS
+        if state.cr0 & (CR0_EM | CR0_TS) or not state.cr4 & CR4_OSFXSR:
+            return Native.INTEGERS
+        return Native.ALL
 
     def deny_write(self, host_page: int) -> None:
         """A host page is about to hold translated code."""
@@ -237,6 +238,10 @@ class Core:
             state.mov_dr_exits = state.io_exits = 0
         else:
             state.mov_dr_exits, state.io_exits = guest.mov_dr_exits, guest.io_exits
+            if guest.watches:
+                # Until the guest can take an interrupt or an NMI.  Whatever makes it able to
+                # comes back here: IRET and SYSRET because of this, the others in any case.
+                state.lines = 1
 
     def leave_for_port(self, qualification: int, length: int) -> NoReturn:
         """IN or OUT, which leaves the guest whatever the port (Guest.io_exits)."""

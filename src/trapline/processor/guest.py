@@ -89,7 +89,8 @@ class Guest(Protocol):
     """NESTED_*: what the entries of these tables look like."""
 
     watches: int
-    """WATCH_* bits; not zero: the core stops at every boundary to ask `intercept_boundary`."""
+    """WATCH_* bits; not zero: the core asks `intercept_boundary` wherever it stops, which is after
+    each instruction for the monitor trap, and for the windows at least where they open."""
 
     mov_dr_exits: bool
     """Whether `intercept_dr` may leave, so that native code must come back for MOV DR."""

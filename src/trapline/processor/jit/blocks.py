@@ -14,14 +14,15 @@ from typing import Protocol
 
 from trapline.processor.decode import Decoded, decode_run
 from trapline.processor.jit.compiler import Handler, compiler
-from trapline.processor.jit.facts import Facts, facts_of
+from trapline.processor.jit.facts import INTERPRETED, Facts, facts_of
 from trapline.processor.jit.flags import UNKNOWN
 from trapline.processor.jit.handlers import HandlerBook, Request
+from trapline.processor.jit.layout import Native
 from trapline.processor.jit.records import Arena, Draft
 from trapline.processor.jit.shape import Shape, shape_of
 
 MAX_INSTRUCTIONS = 64
-NATIVE = 1024  # in a mode's key: code for the fast engine
+_NATIVE_SHIFT = 10  # in a mode's key
 _MOST_KNOWN = 200_000
 
 
@@ -37,9 +38,14 @@ class Block:
     size: int
 
 
-def mode_key(mode: tuple[int, int], is_native: bool) -> int:
+def mode_key(mode: tuple[int, int], native: Native) -> int:
     """The part of a block's key that says which kind of code it is."""
-    return mode[0] + mode[1] + (NATIVE if is_native else 0)
+    return mode[0] + mode[1] + (native << _NATIVE_SHIFT)
+
+
+def native_of(key: int) -> Native:
+    """How much of the code of a mode is native."""
+    return Native(key >> _NATIVE_SHIFT)
 
 
 Translated = tuple[Decoded, Facts, Shape]
@@ -120,26 +126,27 @@ class CodeCache:
         rip: int,
         hosts: tuple[int, ...],
         mode: tuple[int, int],
-        interpret: bool,
+        native: Native,
         limit: int = MAX_INSTRUCTIONS,
     ) -> Block:
         """A block from the bytes at `rip` (which reach the page's end at most, or are one
-        instruction that crosses it).  `interpret`: every instruction is the reference
-        engine's in this mode."""
+        instruction that crosses it)."""
         bitness, stack_width = mode
         crossing = len(hosts) > 1
         run: list[Translated] = []
         for instruction in decode_run(code, rip, bitness, stack_width):
             known, shape = self._look_up(instruction, bitness + stack_width)
+            if native is not Native.ALL and (known.needs_unit or not native):
+                known = INTERPRETED
             run.append((instruction, known, shape))
-            if interpret or known.is_branch or not known.is_native:
+            if known.is_branch or not known.is_native:
                 break
             if crossing or len(run) >= limit:
                 break
         with self.lock:
             if self.arena.used > self.most_words:
                 self.start_over()
-            return self._write(run, rip, hosts, mode, interpret)
+            return self._write(run, rip, hosts, mode, native)
 
     def _look_up(self, instruction: Decoded, mode: int) -> tuple[Facts, Shape]:
         """An instruction's facts and shape follow from its bytes."""
@@ -197,12 +204,12 @@ class CodeCache:
         rip: int,
         hosts: tuple[int, ...],
         mode: tuple[int, int],
-        interpret: bool,
+        native: Native,
     ) -> Block:
         draft = Draft(self.compiler.runtime)
-        if not self._draft(draft, run, interpret):
+        if not self._draft(draft, run, plainly=not native):
             draft.go_on(run[-1][0].next_rip) if run else draft.interpret(rip, None)
-        key, page = mode_key(mode, not interpret), rip >> 12
+        key, page = mode_key(mode, native), rip >> 12
 
         def near(target: int) -> int | None:
             if target >> 12 != page or len(hosts) > 1:
@@ -220,9 +227,9 @@ class CodeCache:
         size = sum(instruction.length for instruction, _, _ in run)
         return Block(address, rip, hosts, len(run), size)
 
-    def _draft(self, draft: Draft, run: list[Translated], interpret: bool) -> bool:
+    def _draft(self, draft: Draft, run: list[Translated], plainly: bool) -> bool:
         """Write the records of a run; True if the last one ends the block by itself."""
-        native = [] if interpret else [one for one in run if one[1].is_native]
+        native = [one for one in run if one[1].is_native]
         requests = self._requests(native) if native else []
         book = self.book
         missing = [r for r in requests if r is not None and book.get(r) is False]
@@ -234,7 +241,7 @@ class CodeCache:
                 continue  # fused into the one before
             handler = book.get(request) if request is not None else None
             if not isinstance(handler, Handler):
-                draft.microcode(instruction, plainly=interpret)
+                draft.microcode(instruction, plainly)
                 return True
             then = run[i + 1][0] if request is not None and request.then else None
             draft.record(handler, instruction, then)

@@ -14,7 +14,8 @@ from trapline.arch.descriptor import AR_DB, AR_L
 from trapline.arch.registers import EFER_LMA
 from trapline.processor.fault import Fault
 from trapline.processor.jit import layout
-from trapline.processor.jit.blocks import NATIVE, Block, CodeCache, mode_key
+from trapline.processor.jit.blocks import Block, CodeCache, mode_key, native_of
+from trapline.processor.jit.layout import Native
 from trapline.processor.memory import NonCanonical
 from trapline.processor.memory.host import QUADS
 from trapline.processor.state import INDEX
@@ -40,6 +41,10 @@ _UNKNOWN = (int(layout.Exit.LOOKUP), _LINK)  # no record is at hand for the next
 _PYTHON = (_INTERPRET, int(layout.Exit.MEMORY))  # Python is asked about an instruction
 _MANY = 2000  # entries: beyond, the kernel empties the memory faster than we do
 _CACHE_SIZE = layout.JUMP_CACHE_ENTRY << layout.JUMP_CACHE_BITS
+
+
+# Width of the code and of the stack, how much of it is native, the base of CS where it counts.
+_Mode = tuple[tuple[int, int], Native, int]
 
 
 def jump_cache_index(rip: int) -> int:
@@ -111,8 +116,8 @@ class Processor(Protocol):
         """Bitness of the code, width of the stack."""
 
     @property
-    def is_native_mode(self) -> bool:
-        """Whether the fast engine may run in the present mode at all."""
+    def native(self) -> layout.Native:
+        """What the fast engine may run in the present mode."""
 
 
 class Engine:
@@ -123,8 +128,8 @@ class Engine:
         self.state, self.memory = processor.state, processor.memory
         self.caches = (JumpCache(), JumpCache())  # supervisor, user
         self._signature: tuple[int, ...] = ()
-        self._modes: dict[tuple[int, ...], tuple[tuple[int, int], bool, int]] = {}
-        self._mode: tuple[tuple[int, int], bool, int] | None = None
+        self._modes: dict[tuple[int, ...], _Mode] = {}
+        self._mode: _Mode | None = None
         self._nowhere = JumpCache()  # stays empty: for single steps
         self._offer_caches(*self.caches)
         enter = code.compiler.runtime["trapline_enter"]
@@ -164,11 +169,11 @@ class Engine:
             base = self.state.cs_base
         linear = rip + base & 0xFFFFFFFFFFFFFFFF
         where = memory.translate(linear, _FETCH)
-        native = processor.is_native_mode
+        native = processor.native
         key = (where.host, rip, mode_key(mode, native))
         block = self.code.blocks.get(key)
         if not where.host:  # code in a device: not to be kept, and nothing after it to be touched
-            return self.code.translate(b"", rip, (0,), mode, True)
+            return self.code.translate(b"", rip, (0,), mode, Native.NOTHING)
         if block is None:
             block = self._translate(rip, linear, where.host, mode, native)
         if block is None:
@@ -179,11 +184,12 @@ class Engine:
         return block
 
     def _translate(
-        self, rip: int, linear: int, host: int, mode: tuple[int, int], native: bool
+        self, rip: int, linear: int, host: int, mode: tuple[int, int], native: Native
     ) -> Block | None:
         room = 0x1000 - (linear & 0xFFF)
         hosts: tuple[int, ...] = (host & ~0xFFF,)
-        native = native and self._fits(rip, linear, mode)
+        if not self._fits(rip, linear, mode):
+            native = Native.NOTHING
         key = (host, rip, mode_key(mode, native))
         block = self._make(key, hosts, lambda: self.memory.fetch(linear, room), mode)
         # Of an instruction that crosses the page's end nothing is cached by one host address.
@@ -198,14 +204,14 @@ class Engine:
     ) -> Block:
         """Translate what `read` finds in these host pages, and keep it.  Another processor may
         be writing there all the while: then what it has written is translated."""
-        rip, interpret, code = key[-2], key[-1] < NATIVE, b""
+        rip, native, code = key[-2], native_of(key[-1]), b""
         block: Block | None = None
         while True:
             for host in hosts:  # first, so that no write after the reading goes unseen
                 self.processor.deny_write(host)
             before, code = code, read()
             if block is None or code != before:
-                block = self.code.translate(code, rip, hosts, mode, interpret)
+                block = self.code.translate(code, rip, hosts, mode, native)
             if not block.instructions:
                 return block
             found = code
@@ -220,7 +226,7 @@ class Engine:
         linear = rip + (self.state.cs_base if mode[0] != 64 else 0)
         first = self.memory.translate(linear, _FETCH).host
         second = self.memory.translate((linear | 0xFFF) + 1, _FETCH).host
-        native = self.processor.is_native_mode
+        native = self.processor.native
         key = (first, second, rip, mode_key(mode, native))
         block = self.code.blocks.get(key)
         if block is None:
@@ -319,7 +325,7 @@ class Engine:
             # Segments are not in the signature: only 64-bit code does without.  The caches know
             # offsets within CS, so its base is a part of the mode.
             base = 0 if bits[0] == 64 else q[_CS_BASE]
-            mode = (bits, self.processor.is_native_mode, base)
+            mode = (bits, self.processor.native, base)
             if bits[0] == 64:
                 self._modes[signature] = mode
         if mode != self._mode:
@@ -337,8 +343,8 @@ class Engine:
         linear = rip if mode[0] == 64 else rip + self.state.cs_base & 0xFFFFFFFF
         code = self.memory.fetch(linear, 15)
         host = self.memory.translate(linear, _FETCH).host & ~0xFFF
-        native = processor.is_native_mode
-        block = self.code.translate(code, rip, (host, host), mode, not native, limit=1)
+        native = processor.native
+        block = self.code.translate(code, rip, (host, host), mode, native, limit=1)
         state.jump_cache = self._nowhere.address
         self._offer_caches(self._nowhere, self._nowhere)
         try:

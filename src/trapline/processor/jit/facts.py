@@ -27,6 +27,7 @@ from trapline.processor.language import (
     Write,
     recording,
 )
+from trapline.processor.units import unit_of
 
 if TYPE_CHECKING:
     from trapline.processor.decode import Decoded
@@ -45,24 +46,24 @@ class Facts:
     has_memory: bool
     is_branch: bool
     result: int | None
-    units: frozenset[str]
+    needs_unit: bool  # x87, MMX or SSE must be switched on
 
 
-_INTERPRETED = Facts(False, True, True, False, True, True, True, True, -1, frozenset())
+INTERPRETED = Facts(False, True, True, False, True, True, True, True, -1, False)
 
 
 @cache
 def facts(form: FormFacts) -> Facts:
     """The facts of a form.  An unknown instruction is the reference engine's (which says #UD)."""
     if form.name not in INSTRUCTIONS:
-        return _INTERPRETED
+        return INTERPRETED
     walk = _Walk()
     walk.effects(recording(form), conditional=False)
     if not walk.native:
-        return _INTERPRETED
+        return INTERPRETED
     return Facts(
         True, walk.reads_flags, walk.merges or bool(walk.flag_temps), walk.kills, walk.writes,
-        walk.leaves, walk.memory, walk.branch, walk.result, frozenset(walk.units),
+        walk.leaves, walk.memory, walk.branch, walk.result, bool(walk.units or unit_of(form)),
     )  # fmt: skip
 
 
@@ -72,7 +73,7 @@ def facts_of(instruction: Decoded) -> Facts:
     if not known.is_native:
         return known
     if is_entangled(instruction) or _may_write_code(instruction):
-        return _INTERPRETED
+        return INTERPRETED
     return known
 
 

@@ -19,6 +19,14 @@ JUMP_CACHE_BITS = 15
 JUMP_CACHE_ENTRY = 16  # rip, record
 
 
+class Native(IntEnum):
+    """How much of the present mode's code is the fast engine's."""
+
+    NOTHING = 0
+    INTEGERS = 1  # all but what needs the x87, MMX or SSE units
+    ALL = 2
+
+
 class Exit(IntEnum):
     """Why native code returned."""
 

@@ -70,15 +70,15 @@ _DEBUG_REGISTERS = {number: OFFSET[f"dr{number}"] for number in (0, 1, 2, 3, 6, 
 
 
 def system_handler(instruction: Decoded) -> tuple[str, int, int] | None:
-    """The runtime function that does an instruction of 64-bit code, and its record's two words;
-    None where microcode does it in any case."""
+    """The runtime function that does an instruction, and its record's two words; None where
+    microcode does it in any case."""
     name = instruction.name
+    if name in ("in", "out"):
+        return "trapline_port", *_port_words(instruction)
     if instruction.form.bitness != 64:
         return None
     if name in ("syscall", "sysretq", "iretq"):
         return f"trapline_{name}", 0, 0
-    if name in ("in", "out"):
-        return "trapline_port", *_port_words(instruction)
     if name == "mov":
         target, source = instruction.operands
         if source.kind == "dr" and source.number in _DEBUG_REGISTERS:
@@ -270,7 +270,9 @@ def _port() -> str:
     h = _Handler("trapline_port")
     f = h.f
     h.require_bits(h.get("io_exits"), 1, 1)
-    h.require_most(h.get("cpl"), h.both(h.shifted(h.get("system_flags"), RFLAGS_IOPL_SHIFT), 3))
+    system = h.get("system_flags")
+    h.require_bits(system, RFLAGS_VM, 0)
+    h.require_most(h.get("cpl"), h.both(h.shifted(system, RFLAGS_IOPL_SHIFT), 3))
     port = f.op("shl", f.op("and", h.get("rdx"), h.field(_SECOND)), integer(16, 64))
     h.put("exit_detail", f.op("or", h.field(_FIRST), port))
     h.put("exit_size", f.op("sub", h.field(_NEXT), h.field(_RIP)))
