@@ -14,6 +14,7 @@ from trapline.arch.vmcs import HIGHEST_INDEX
 REVISION = 0x54524150
 REGION_SIZE = 0x1000
 CR3_TARGETS = 4
+MSR_LIST_LIMIT = 512  # entries of an MSR area (VMX_MISC, bits 27:25 being 0)
 
 
 class Features(Protocol):
@@ -21,6 +22,9 @@ class Features(Protocol):
 
     @property
     def physical_bits(self) -> int: ...
+
+    @property
+    def linear_bits(self) -> int: ...
 
     def has(self, feature: Feature) -> bool: ...
 

@@ -39,8 +39,7 @@ def control_complaints(vmcs: Vmcs, model: Features) -> Iterator[str]:
         yield "virtual NMIs without NMI exiting"
     if primary & vmx.PROC_NMI_WINDOW and not pin & vmx.PIN_VIRTUAL_NMIS:
         yield "NMI-window exiting without virtual NMIs"
-    if primary & vmx.PROC_SECONDARY:
-        yield from _ept(vmcs, model)
+    yield from _ept(vmcs, model)
     for count, area in (
         (Field.VM_EXIT_MSR_STORE_COUNT, Field.VM_EXIT_MSR_STORE_ADDR),
         (Field.VM_EXIT_MSR_LOAD_COUNT, Field.VM_EXIT_MSR_LOAD_ADDR),
@@ -61,10 +60,9 @@ def _allowed(vmcs: Vmcs) -> Iterator[str]:
         word = vmcs.read(field)
         if must & ~word or word & ~(must | may):
             yield f"{field.name} {word:#x}: bits {must & ~word | word & ~(must | may):#x}"
-    if vmcs.read(Field.CPU_BASED_VM_EXEC_CONTROL) & vmx.PROC_SECONDARY:
-        word = vmcs.read(Field.SECONDARY_VM_EXEC_CONTROL)
-        if word & ~capability.PROC2_MAY:
-            yield f"SECONDARY_VM_EXEC_CONTROL: bits {word & ~capability.PROC2_MAY:#x}"
+    refused = vmcs.secondary() & ~capability.PROC2_MAY
+    if refused:
+        yield f"SECONDARY_VM_EXEC_CONTROL: bits {refused:#x}"
 
 
 def _misplaced(
@@ -76,7 +74,7 @@ def _misplaced(
 
 
 def _ept(vmcs: Vmcs, model: Features) -> Iterator[str]:
-    secondary = vmcs.read(Field.SECONDARY_VM_EXEC_CONTROL)
+    secondary = vmcs.secondary()
     if not secondary & vmx.PROC2_EPT:
         if secondary & vmx.PROC2_UNRESTRICTED_GUEST:
             yield "unrestricted guest without EPT"
@@ -112,9 +110,7 @@ def event_complaints(vmcs: Vmcs) -> Iterator[str]:
 def _must_have_error_code(vmcs: Vmcs, kind: int, vector: int) -> bool:
     if kind != vmx.EventType.HARDWARE_EXCEPTION or vector not in WITH_ERROR_CODE or vector > 17:
         return False
-    secondary = vmcs.read(Field.SECONDARY_VM_EXEC_CONTROL)
-    has_secondary = vmcs.read(Field.CPU_BASED_VM_EXEC_CONTROL) & vmx.PROC_SECONDARY
-    is_unrestricted = has_secondary and secondary & vmx.PROC2_UNRESTRICTED_GUEST
+    is_unrestricted = vmcs.secondary() & vmx.PROC2_UNRESTRICTED_GUEST
     return not is_unrestricted or bool(vmcs.read(Field.GUEST_CR0) & registers.CR0_PE)
 
 
@@ -137,20 +133,20 @@ def host_complaints(vmcs: Vmcs, model: Features) -> Iterator[str]:
         long_mode = registers.EFER_LMA | registers.EFER_LME
         if efer & ~EFER_DEFINED or efer & long_mode != (long_mode if is_64 else 0):
             yield f"EFER {efer:#x}"
-    yield from _host_segments(vmcs, is_64)
+    yield from _host_segments(vmcs, model, is_64)
     # The processor that enters is in 64-bit mode: the hypervisor above it is.
     if not is_64:
         yield "not a 64-bit host"
-    elif not cr4 & registers.CR4_PAE or not is_canonical(read(Field.HOST_RIP)):
+    elif not cr4 & registers.CR4_PAE or not is_canonical(read(Field.HOST_RIP), model):
         yield "CR4.PAE or RIP of a 64-bit host"
 
 
-def _host_segments(vmcs: Vmcs, is_64: bool) -> Iterator[str]:
+def _host_segments(vmcs: Vmcs, model: Features, is_64: bool) -> Iterator[str]:
     for field in (
         Field.HOST_IA32_SYSENTER_ESP, Field.HOST_IA32_SYSENTER_EIP, Field.HOST_FS_BASE,
         Field.HOST_GS_BASE, Field.HOST_TR_BASE, Field.HOST_GDTR_BASE, Field.HOST_IDTR_BASE,
     ):  # fmt: skip
-        if not is_canonical(vmcs.read(field)):
+        if not is_canonical(vmcs.read(field), model):
             yield f"{field.name} is not canonical"
     for name in ("ES", "CS", "SS", "DS", "FS", "GS", "TR"):
         selector = vmcs.read(Field[f"HOST_{name}_SELECTOR"])
@@ -163,6 +159,10 @@ def _host_segments(vmcs: Vmcs, is_64: bool) -> Iterator[str]:
 EFER_DEFINED = registers.EFER_SCE | registers.EFER_LME | registers.EFER_LMA | registers.EFER_NXE
 
 
-def is_canonical(linear: int) -> bool:
-    """Whether bits 63:47 are all the same."""
-    return linear >> 47 in (0, 0x1FFFF)
+def is_canonical(linear: int, model: Features) -> bool:
+    """Whether all bits from the highest of a linear address on are the same.
+
+    The processor's width counts, not the paging mode's, as for the MSRs that hold such addresses.
+    """
+    upper = linear >> model.linear_bits - 1
+    return upper in (0, (1 << 65 - model.linear_bits) - 1)

@@ -7,15 +7,18 @@ not on this processor, so no host state is loaded on the way out.
 from __future__ import annotations
 
 import time
+from copy import copy
 from typing import TYPE_CHECKING, Final
 
 from trapline.arch import vmx
+from trapline.arch.registers import EFER_LMA
+from trapline.arch.vmcs import Field
 from trapline.arch.vmx import ExitReason
 from trapline.processor.exceptions import inject
 from trapline.processor.guest import HARDWARE_EXCEPTION, Leave, VmExit
 from trapline.processor.vmx.intercepts import VmxGuest
-from trapline.processor.vmx.msr_areas import load_on_entry, switch_on_exit
-from trapline.processor.vmx.preparation import prepare
+from trapline.processor.vmx.msr_areas import load_on_entry, load_on_exit, store_on_exit
+from trapline.processor.vmx.preparation import follow, prepare
 from trapline.processor.vmx.vmcs import Vmcs
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ _KEEPS_PENDING_DEBUG: Final = frozenset(
     }
 )
 _MSR_FAILURE: Final = ExitReason.MSR_LOAD_FAILURE | vmx.REASON_ENTRY_FAILURE
+_VALID: Final = vmx.EVENT_VALID
+_EVENT: Final = ~vmx.EVENT_VALID
 _MOV_SS: Final = 2
 _SOFTWARE: Final = (4, 6)
 _OTHER: Final = 7
@@ -46,25 +51,54 @@ def enter(core: Core, vmcs: Vmcs) -> VmExit:
     guest = vmcs.guest
     if guest is None or core.guest is not guest:
         guest = _make_current(core, vmcs)
-    if vmcs.dirty or vmcs.entry_info:
+    if vmcs.dirty or vmcs.entry_info & _VALID:
         refusal = prepare(core, vmcs)
         if refusal is not None:
-            vmcs.exit = refusal
-            return refusal
+            return _fail(core, vmcs, refusal)
+    if vmcs.has_msr_areas:
+        vmcs.remember()
     saved = _switch(core, vmcs) if vmcs.unsaved or vmcs.unloaded else None
-    refused = load_on_entry(core, vmcs) if vmcs.has_msr_areas else 0
-    exit = VmExit(_MSR_FAILURE, refused) if refused else _until_exit(core, vmcs, guest)
+    if vmcs.has_msr_areas:
+        refusal = _load_msrs(core, vmcs)
+        if refusal is not None:
+            return _fail(core, vmcs, refusal)
+    exit = _until_exit(core, vmcs, guest)
     state = core.state
     if state.pending_debug:
         _keep_or_drop_traps(core, exit)
-    if vmcs.has_msr_areas and not refused:
-        switch_on_exit(core, vmcs)
+    if vmcs.has_msr_areas:
+        store_on_exit(core, vmcs)
+        load_on_exit(core, vmcs)
     if saved is not None:
         for slot, word in saved:
             state.q[slot] = word
-    vmcs.entry_info = 0
+    if vmcs.follows_lma:
+        _follow_lma(core, vmcs)
+    vmcs.entry_info &= _EVENT
     vmcs.exit = exit
     return exit
+
+
+def _fail(core: Core, vmcs: Vmcs, refusal: VmExit) -> VmExit:
+    """SDM 3C, "VM-Entry Failures During or After Loading Guest State": the event to inject stays
+    valid, and of the exit information only reason and qualification are new."""
+    load_on_exit(core, vmcs)
+    exit = copy(vmcs.exit)
+    exit.reason, exit.qualification = refusal.reason, refusal.qualification
+    vmcs.exit = exit
+    return exit
+
+
+def _load_msrs(core: Core, vmcs: Vmcs) -> VmExit | None:
+    """The VM-entry MSR-load area; where it fails, the guest-state area is as it was."""
+    refused = load_on_entry(core, vmcs)
+    if not refused:
+        vmcs.remembered = None
+        return None
+    vmcs.recall()
+    follow(core)
+    vmcs.complaint = f"entry {refused} of the MSR-load area"
+    return VmExit(_MSR_FAILURE, refused)
 
 
 def _make_current(core: Core, vmcs: Vmcs) -> VmxGuest:
@@ -86,14 +120,25 @@ def _switch(core: Core, vmcs: Vmcs) -> list[tuple[int, int]]:
     saved = [(slot, q[slot]) for slot in vmcs.unsaved]
     for slot, word in vmcs.unloaded:
         q[slot] = word
+    if vmcs.unloaded:
+        follow(core)
     return saved
+
+
+def _follow_lma(core: Core, vmcs: Vmcs) -> None:
+    """SDM 3C, "Saving Control Registers, Debug Registers, and MSRs": the entry control "IA-32e
+    mode guest" takes EFER.LMA."""
+    controls = vmcs.read(Field.VM_ENTRY_CONTROLS)
+    is_long = bool(core.state.efer & EFER_LMA)
+    if is_long != bool(controls & vmx.ENTRY_IA32E_GUEST):
+        vmcs.write(Field.VM_ENTRY_CONTROLS, controls ^ vmx.ENTRY_IA32E_GUEST)
 
 
 def _until_exit(core: Core, vmcs: Vmcs, guest: VmxGuest) -> VmExit:
     """Inject what is to be injected, and run."""
     state = core.state
     try:
-        if vmcs.entry_info:
+        if vmcs.entry_info & _VALID:
             _inject(core, vmcs, guest)
         else:
             guest.mtf_armed = False
@@ -111,12 +156,12 @@ def _until_exit(core: Core, vmcs: Vmcs, guest: VmxGuest) -> VmExit:
 def _inject(core: Core, vmcs: Vmcs, guest: VmxGuest) -> None:
     """Deliver the event of the VM-entry interruption information through the guest's IDT."""
     information, state = vmcs.entry_info, core.state
-    vmcs.entry_info = 0
+    vmcs.entry_info = information & _EVENT
     kind = information >> vmx.EVENT_TYPE_SHIFT & 7
     guest.mtf_armed = True  # the monitor trap comes before the handler's first instruction
     if kind == _OTHER:
-        guest.watches |= 1
-        guest.intercept_boundary(True)
+        # SDM 3C, "Injection of Pending MTF VM Exits": whatever the control says.
+        raise Leave(VmExit(ExitReason.MONITOR_TRAP_FLAG))
     # SDM 3C, "Delivery of Pending Debug Exceptions after VM Entry".
     if kind not in _SOFTWARE or state.interrupt_shadow != _MOV_SS:
         state.pending_debug = 0

@@ -15,9 +15,10 @@ from trapline.arch.debug import (
     DR_UPPER,
     PAYLOAD_ENABLED_BREAKPOINT,
 )
-from trapline.arch.paging import is_valid_pat
+from trapline.arch.paging import PTE_P, is_valid_pat
 from trapline.arch.vmcs import Field
 from trapline.arch.vmx import Activity, EntryFailure
+from trapline.processor.memory.host import load
 from trapline.processor.vmx import capability
 from trapline.processor.vmx.capability import Features
 from trapline.processor.vmx.control_checks import EFER_DEFINED, is_canonical
@@ -25,6 +26,7 @@ from trapline.processor.vmx.failure import Complaint
 from trapline.processor.vmx.segment_checks import segment_complaints
 
 if TYPE_CHECKING:
+    from trapline.processor.core import Core
     from trapline.processor.vmx.vmcs import Vmcs
 
 _BS, _RTM = 1 << 14, 1 << 16
@@ -40,38 +42,47 @@ def debugctl_supported(model: Features) -> int:
     return bits
 
 
-def guest_complaints(vmcs: Vmcs, model: Features) -> Iterator[Complaint]:
+def guest_complaints(core: Core, vmcs: Vmcs) -> Iterator[Complaint]:
     """Everything but what concerns the injected event."""
-    secondary = vmcs.read(Field.SECONDARY_VM_EXEC_CONTROL)
-    has_secondary = vmcs.read(Field.CPU_BASED_VM_EXEC_CONTROL) & vmx.PROC_SECONDARY
-    is_unrestricted = bool(has_secondary and secondary & vmx.PROC2_UNRESTRICTED_GUEST)
+    model = core.model
+    is_unrestricted = bool(vmcs.secondary() & vmx.PROC2_UNRESTRICTED_GUEST)
     texts = (
         *_control_registers(vmcs, model, is_unrestricted),
         *_msrs(vmcs, model),
-        *segment_complaints(vmcs, is_unrestricted),
-        *_rip_and_flags(vmcs),
+        *segment_complaints(vmcs, model, is_unrestricted),
+        *_rip_and_flags(vmcs, model),
         *_activity(vmcs),
         *_interruptibility(vmcs),
         *_pending_debug(vmcs, model),
     )
     yield from (Complaint(text) for text in texts)
-    if vmcs.read(Field.VMCS_LINK_POINTER) != vmx.LINK_POINTER_NONE:
-        # Shadowing is not offered, so nothing can lie behind it.
-        yield Complaint("VMCS link pointer", EntryFailure.LINK_POINTER)
-    yield from _pdptes(vmcs, model)
+    pointer = vmcs.read(Field.VMCS_LINK_POINTER)
+    if pointer != vmx.LINK_POINTER_NONE and not _is_vmcs(core, pointer):
+        yield Complaint(f"VMCS link pointer {pointer:#x}", EntryFailure.LINK_POINTER)
+    if vmcs.has_pae_paging():
+        reserved = 0x1E6 | -1 << model.physical_bits & (1 << 64) - 1
+        for i, pdpte in enumerate(pdptes(core, vmcs)):
+            if pdpte & PTE_P and pdpte & reserved:
+                yield Complaint(f"PDPTE{i} {pdpte:#x}", EntryFailure.PDPTE)
 
 
-def _pdptes(vmcs: Vmcs, model: Features) -> Iterator[Complaint]:
-    """With EPT the PDPTEs of PAE paging are fields; without, the entry reads them at CR3."""
-    is_paging = vmcs.read(Field.GUEST_CR0) & registers.CR0_PG
-    is_pae = vmcs.read(Field.GUEST_CR4) & registers.CR4_PAE
-    if not is_paging or not is_pae or vmcs.read(Field.VM_ENTRY_CONTROLS) & vmx.ENTRY_IA32E_GUEST:
-        return
-    reserved = 0x1E6 | -1 << model.physical_bits & (1 << 64) - 1
-    for i in range(4):
-        pdpte = vmcs.read(Field.GUEST_PDPTR0 + 2 * i)
-        if pdpte & 1 and pdpte & reserved:
-            yield Complaint(f"PDPTE{i} {pdpte:#x}", EntryFailure.PDPTE)
+def _is_vmcs(core: Core, physical: int) -> bool:
+    """Whether an ordinary VMCS region is there; shadowing is not offered."""
+    if physical & 0xFFF or physical >> core.model.physical_bits:
+        return False
+    host = core.bus.host(physical)
+    return host is not None and load(host, 4) == capability.REVISION
+
+
+def pdptes(core: Core, vmcs: Vmcs) -> list[int]:
+    """The PDPTEs of PAE paging: with EPT they are fields; without, they lie at CR3."""
+    if vmcs.secondary() & vmx.PROC2_EPT:
+        return [vmcs.read(Field.GUEST_PDPTR0 + 2 * i) for i in range(4)]
+    at = vmcs.read(Field.GUEST_CR3) & registers.CR3_PAE_BASE
+    host = core.bus.host(at)
+    if host is None:
+        return [core.bus.read_device(at + 8 * i, 8) for i in range(4)]
+    return [load(host + 8 * i, 8) for i in range(4)]
 
 
 def _control_registers(vmcs: Vmcs, model: Features, is_unrestricted: bool) -> Iterator[str]:
@@ -104,7 +115,7 @@ def _msrs(vmcs: Vmcs, model: Features) -> Iterator[str]:
         if vmcs.read(Field.GUEST_DR7) & DR_UPPER:
             yield "DR7"
     for field in (Field.GUEST_SYSENTER_ESP, Field.GUEST_SYSENTER_EIP):
-        if not is_canonical(vmcs.read(field)):
+        if not is_canonical(vmcs.read(field), model):
             yield f"{field.name} is not canonical"
     if entry & vmx.ENTRY_LOAD_PAT and not is_valid_pat(vmcs.read(Field.GUEST_IA32_PAT)):
         yield "PAT"
@@ -117,13 +128,13 @@ def _msrs(vmcs: Vmcs, model: Features) -> Iterator[str]:
             yield f"EFER {efer:#x}"
 
 
-def _rip_and_flags(vmcs: Vmcs) -> Iterator[str]:
-    rip, rflags = vmcs.read(Field.GUEST_RIP), vmcs.written_rflags()
+def _rip_and_flags(vmcs: Vmcs, model: Features) -> Iterator[str]:
+    rip, rflags = vmcs.read(Field.GUEST_RIP), vmcs.read(Field.GUEST_RFLAGS)
     is_long = vmcs.read(Field.VM_ENTRY_CONTROLS) & vmx.ENTRY_IA32E_GUEST
     if not is_long or not vmcs.read(Field.GUEST_CS_AR_BYTES) >> 13 & 1:
         if rip >> 32:
             yield f"RIP {rip:#x} outside 64-bit mode"
-    elif rip >> 48 not in (0, 0xFFFF):
+    elif rip >> model.linear_bits not in (0, (1 << 64 - model.linear_bits) - 1):
         yield f"RIP {rip:#x}"
     if rflags & registers.RFLAGS_RESERVED or not rflags & registers.RFLAGS_FIXED_1:
         yield f"RFLAGS {rflags:#x}"
@@ -170,7 +181,7 @@ def _pending_debug(vmcs: Vmcs, model: Features) -> Iterator[str]:
             yield f"pending debug exceptions {pending:#x}: BS does not go with TF"
     if pending & _RTM:
         alone = PAYLOAD_ENABLED_BREAKPOINT | _RTM
-        if pending & ~(alone | _BS) or not pending & PAYLOAD_ENABLED_BREAKPOINT:
+        if pending & ~alone or not pending & PAYLOAD_ENABLED_BREAKPOINT:
             yield f"pending debug exceptions {pending:#x}: RTM with others"
         if blocking & vmx.INTERRUPTIBILITY_MOV_SS:
             yield "pending RTM debug exception while MOV SS blocks"
@@ -197,7 +208,10 @@ def injection_complaints(vmcs: Vmcs) -> Iterator[Complaint]:
             yield Complaint("external interrupt injected while STI or MOV SS blocks")
     if kind == vmx.EventType.NMI:
         if blocking & vmx.INTERRUPTIBILITY_MOV_SS:
-            yield Complaint("NMI injected while MOV SS blocks", EntryFailure.NMI_INJECTION)
+            yield Complaint("NMI injected while MOV SS blocks")
+        if blocking & vmx.INTERRUPTIBILITY_STI:
+            # A processor may require it; this qualification is for those that do.
+            yield Complaint("NMI injected while STI blocks", EntryFailure.NMI_INJECTION)
         pin = vmcs.read(Field.PIN_BASED_VM_EXEC_CONTROL)
         if pin & vmx.PIN_VIRTUAL_NMIS and blocking & vmx.INTERRUPTIBILITY_NMI:
             yield Complaint("NMI injected while NMIs are blocked")

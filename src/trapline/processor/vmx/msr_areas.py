@@ -11,6 +11,7 @@ from trapline.arch import msr
 from trapline.arch.vmcs import Field
 from trapline.processor.fault import Fault
 from trapline.processor.memory.host import load, store
+from trapline.processor.vmx.capability import MSR_LIST_LIMIT
 
 if TYPE_CHECKING:
     from trapline.processor.core import Core
@@ -25,16 +26,20 @@ def load_on_entry(core: Core, vmcs: Vmcs) -> int:
     return _load(core, vmcs, Field.VM_ENTRY_MSR_LOAD_ADDR, Field.VM_ENTRY_MSR_LOAD_COUNT)
 
 
-def switch_on_exit(core: Core, vmcs: Vmcs) -> None:
-    """Store the guest's, then load the host's; what cannot be is left out.
+def store_on_exit(core: Core, vmcs: Vmcs) -> None:
+    """Store the guest's; what cannot be is left out.
 
-    Silicon goes into VMX abort there, from which nothing returns.
+    Silicon goes into VMX abort there, and in `load_on_exit`, from which nothing returns.
     """
     start = vmcs.read(Field.VM_EXIT_MSR_STORE_ADDR)
-    for i in range(vmcs.read(Field.VM_EXIT_MSR_STORE_COUNT)):
+    for i in range(min(vmcs.read(Field.VM_EXIT_MSR_STORE_COUNT), MSR_LIST_LIMIT)):
         host = core.bus.host(start + _ENTRY_SIZE * i)
         if host is not None:
             _store(core, host)
+
+
+def load_on_exit(core: Core, vmcs: Vmcs) -> None:
+    """Load the host's, up to the first that cannot be."""
     _load(core, vmcs, Field.VM_EXIT_MSR_LOAD_ADDR, Field.VM_EXIT_MSR_LOAD_COUNT)
 
 
@@ -44,7 +49,8 @@ def _load(core: Core, vmcs: Vmcs, area: Field, count: Field) -> int:
         host = core.bus.host(start + _ENTRY_SIZE * i)
         index = load(host, 8) if host is not None else _NEVER_LOADED[0]
         is_x2apic = msr.X2APIC_FIRST <= index <= msr.X2APIC_LAST
-        if host is None or index >> 32 or index in _NEVER_LOADED or is_x2apic:
+        is_late = i >= MSR_LIST_LIMIT
+        if host is None or is_late or index >> 32 or index in _NEVER_LOADED or is_x2apic:
             return i + 1
         try:
             core.msrs.write(index, load(host + 8, 8))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from trapline.arch import registers, vmx
 from trapline.arch.descriptor import AR_G, AR_P, AR_S, AR_UNUSABLE, AR_VIRTUAL_8086
 from trapline.arch.vmcs import Field
+from trapline.processor.vmx.capability import Features
 from trapline.processor.vmx.control_checks import is_canonical
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class _Segment:
         self.is_usable = not self.rights & AR_UNUSABLE
 
 
-def segment_complaints(vmcs: Vmcs, is_unrestricted: bool) -> Iterator[str]:
+def segment_complaints(vmcs: Vmcs, model: Features, is_unrestricted: bool) -> Iterator[str]:
     segments = {name: _Segment(vmcs, name) for name in ("CS", *_DATA, "LDTR", "TR")}
     if vmcs.read(Field.GUEST_RFLAGS) & registers.RFLAGS_VM:
         for name in ("CS", *_DATA):
@@ -45,13 +46,13 @@ def segment_complaints(vmcs: Vmcs, is_unrestricted: bool) -> Iterator[str]:
     else:
         is_protected = bool(vmcs.read(Field.GUEST_CR0) & registers.CR0_PE)
         is_long = bool(vmcs.read(Field.VM_ENTRY_CONTROLS) & vmx.ENTRY_IA32E_GUEST)
-        yield from _bases(segments)
+        yield from _bases(segments, model)
         yield from _code(segments["CS"], segments["SS"], is_unrestricted, is_long)
         yield from _stack(segments["SS"], segments["CS"], is_unrestricted, is_protected)
         for name in ("ES", "DS", "FS", "GS"):
             yield from _data(segments[name], is_unrestricted)
-    yield from _system(vmcs, segments["LDTR"], segments["TR"])
-    yield from _tables(vmcs)
+    yield from _system(vmcs, model, segments["LDTR"], segments["TR"])
+    yield from _tables(vmcs, model)
 
 
 def _virtual_8086(segment: _Segment) -> Iterator[str]:
@@ -60,9 +61,9 @@ def _virtual_8086(segment: _Segment) -> Iterator[str]:
         yield f"{segment.name} in virtual-8086 mode"
 
 
-def _bases(segments: dict[str, _Segment]) -> Iterator[str]:
+def _bases(segments: dict[str, _Segment], model: Features) -> Iterator[str]:
     for name in ("FS", "GS"):
-        if not is_canonical(segments[name].base):
+        if not is_canonical(segments[name].base, model):
             yield f"{name} base is not canonical"
     if segments["CS"].base >> 32:
         yield "CS base has upper bits"
@@ -123,7 +124,7 @@ def _data(segment: _Segment, is_unrestricted: bool) -> Iterator[str]:
     yield from _common(segment)
 
 
-def _system(vmcs: Vmcs, ldtr: _Segment, tr: _Segment) -> Iterator[str]:
+def _system(vmcs: Vmcs, model: Features, ldtr: _Segment, tr: _Segment) -> Iterator[str]:
     is_long = vmcs.read(Field.VM_ENTRY_CONTROLS) & vmx.ENTRY_IA32E_GUEST
     if tr.type != 11 and (is_long or tr.type != 3):
         yield f"TR type {tr.type}"
@@ -133,7 +134,7 @@ def _system(vmcs: Vmcs, ldtr: _Segment, tr: _Segment) -> Iterator[str]:
         rights = segment.rights
         if rights & (AR_S | _AR_RESERVED) or not rights & AR_P or segment.selector & 4:
             yield f"{segment.name} rights {rights:#x} or selector {segment.selector:#x}"
-        if not is_canonical(segment.base):
+        if not is_canonical(segment.base, model):
             yield f"{segment.name} base is not canonical"
         yield from _granularity(segment)
     if not tr.is_usable:
@@ -142,9 +143,9 @@ def _system(vmcs: Vmcs, ldtr: _Segment, tr: _Segment) -> Iterator[str]:
         yield f"LDTR type {ldtr.type}"
 
 
-def _tables(vmcs: Vmcs) -> Iterator[str]:
+def _tables(vmcs: Vmcs, model: Features) -> Iterator[str]:
     for name in ("GDTR", "IDTR"):
-        if not is_canonical(vmcs.read(Field[f"GUEST_{name}_BASE"])):
+        if not is_canonical(vmcs.read(Field[f"GUEST_{name}_BASE"]), model):
             yield f"{name} base is not canonical"
         if vmcs.read(Field[f"GUEST_{name}_LIMIT"]) > 0xFFFF:
             yield f"{name} limit"

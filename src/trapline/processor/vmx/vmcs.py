@@ -9,8 +9,15 @@ from __future__ import annotations
 from collections.abc import MutableSequence
 from typing import TYPE_CHECKING, Final
 
-from trapline.arch.registers import RFLAGS_FIXED_1, RFLAGS_RESERVED, RFLAGS_VM
+from trapline.arch.registers import (
+    CR0_PG,
+    CR4_PAE,
+    RFLAGS_FIXED_1,
+    RFLAGS_RESERVED,
+    RFLAGS_VM,
+)
 from trapline.arch.vmcs import MASKS, Field
+from trapline.arch.vmx import ENTRY_IA32E_GUEST, PROC_SECONDARY
 from trapline.processor.guest import VmExit
 from trapline.processor.state import INDEX, SEGMENTS
 from trapline.processor.vmx.intercepts import VmxGuest
@@ -85,6 +92,11 @@ _INTERRUPTIBILITY: Final = int(Field.GUEST_INTERRUPTIBILITY_INFO)
 _SHADOW_SLOT: Final = INDEX["interrupt_shadow"]
 _NMI_SLOT: Final = INDEX["nmi_blocked"]
 _ACTIVITY: Final = int(Field.GUEST_ACTIVITY_STATE)
+_ACTIVITY_SLOT: Final = INDEX["activity"]
+_CR0, _CR4 = int(Field.GUEST_CR0), int(Field.GUEST_CR4)
+_PRIMARY: Final = int(Field.CPU_BASED_VM_EXEC_CONTROL)
+_SECONDARY: Final = int(Field.SECONDARY_VM_EXEC_CONTROL)
+_ENTRY: Final = int(Field.VM_ENTRY_CONTROLS)
 _OWN_SLOTS: Final = (*SLOTS.values(), _RIP_SLOT, _SHADOW_SLOT, _NMI_SLOT)
 _SHADOW, _NMI_BIT = 3, 8
 _PDPTES: Final = {int(Field.GUEST_PDPTR0) + 2 * i: i for i in range(4)}
@@ -99,6 +111,7 @@ class Vmcs:
 
     __slots__ = (
         "_fields",
+        "_odd_rflags",
         "_pdptes",
         "_slots",
         "_state",
@@ -110,8 +123,10 @@ class Vmcs:
         "entry_info",
         "entry_length",
         "exit",
+        "follows_lma",
         "guest",
         "has_msr_areas",
+        "remembered",
         "rip_mask",
         "unloaded",
         "unsaved",
@@ -122,6 +137,7 @@ class Vmcs:
         self._fields[Field.VMCS_LINK_POINTER] = (1 << 64) - 1
         self._fields[_RFLAGS] = RFLAGS_FIXED_1
         self._slots: MutableSequence[int] | memoryview = [0] * len(INDEX)
+        self._odd_rflags = 0  # bits of the field that no register has as they were written
         self._pdptes = [0, 0, 0, 0]
         self._walker: Walker | None = None
         self._state: State | None = None
@@ -135,6 +151,9 @@ class Vmcs:
         self.exit = VmExit(0)
         self.guest: VmxGuest | None = None
         self.has_msr_areas = False
+        self.remembered: tuple[list[int], list[int]] | None = None
+        self.follows_lma = False
+        """The guest may enter and leave IA-32e mode by itself; the entry control follows."""
         self.unloaded: tuple[tuple[int, int], ...] = ()
         """Registers that entry takes from the host instead of from here: slot and word."""
         self.unsaved: tuple[int, ...] = ()
@@ -150,6 +169,7 @@ class Vmcs:
         for slot in _OWN_SLOTS:
             state.q[slot] = saved[slot]
         state.rflags = self._fields[_RFLAGS]
+        self._odd_rflags = _odd_rflags(self._fields[_RFLAGS])
         self._walker = core.memory.walker
         self._walker.pdptes = self._pdptes
         self._slots, self._state = state.q, state
@@ -163,10 +183,26 @@ class Vmcs:
         current, saved = self._slots, [0] * len(INDEX)
         for slot in _OWN_SLOTS:
             saved[slot] = current[slot]
-        self._fields[_RFLAGS] = self._state.rflags
+        self._fields[_RFLAGS] = self._state.rflags ^ self._odd_rflags
         assert self._walker is not None
         self._pdptes, self._walker = list(self._walker.pdptes), None
         self._slots, self._state, self.guest = saved, None, None
+
+    def remember(self) -> None:
+        """Keep the guest-state area as it is before an entry that may still fail."""
+        if self.remembered is None:
+            assert self._walker is not None
+            words = [self._slots[slot] for slot in _OWN_SLOTS]
+            self.remembered = words, list(self._walker.pdptes)
+
+    def recall(self) -> None:
+        """It has failed."""
+        assert self.remembered is not None and self._walker is not None
+        words, self._walker.pdptes[:] = self.remembered
+        for slot, word in zip(_OWN_SLOTS, words, strict=True):
+            self._slots[slot] = word
+        self.dirty |= GUEST
+        self.remembered = None
 
     @property
     def is_current(self) -> bool:
@@ -182,7 +218,7 @@ class Vmcs:
         if slot is not None:
             return self._slots[slot]
         if field == _RFLAGS and self._state is not None:
-            return self._state.rflags
+            return self._state.rflags ^ self._odd_rflags
         if field == _INTERRUPTIBILITY:
             blocked = self._slots[_SHADOW_SLOT] | (_NMI_BIT if self._slots[_NMI_SLOT] else 0)
             return blocked | self._fields[field]
@@ -212,14 +248,16 @@ class Vmcs:
         elif field == _INTERRUPTIBILITY:
             self._slots[_SHADOW_SLOT] = word & _SHADOW
             self._slots[_NMI_SLOT] = word >> 3 & 1
-            self._fields[field] = word & ~(_SHADOW | _NMI_BIT)
+            self._fields[field] = word & ~(_SHADOW | _NMI_BIT) & _MASKS[field]
             if word:
                 self.dirty |= GUEST
         else:
             self._write_other(field, word)
 
     def _write_rflags(self, word: int) -> None:
-        if word & (RFLAGS_RESERVED | RFLAGS_VM) or (self.read(_RFLAGS) & RFLAGS_VM):
+        old, self._odd_rflags = self.read(_RFLAGS), _odd_rflags(word)
+        is_blocked = self._slots[_SHADOW_SLOT] or self._slots[_ACTIVITY_SLOT]
+        if (word | old) & RFLAGS_VM or self._odd_rflags or (is_blocked and word != old):
             self.dirty |= GUEST
         self._fields[_RFLAGS] = word
         if self._state is not None:
@@ -228,7 +266,7 @@ class Vmcs:
     def _write_other(self, field: int, word: int) -> None:
         name = _ENTRY_FIELDS.get(field)
         if name is not None:
-            setattr(self, name, word)
+            setattr(self, name, word & _MASKS[field])
             return
         name = _EXIT_FIELDS.get(field)
         if name is not None:
@@ -241,9 +279,23 @@ class Vmcs:
             self._fields[field] = word & _MASKS[field]
         self.dirty |= _DIRTIES[field >> 10 & 3]
 
-    def written_rflags(self) -> int:
-        """RFLAGS as they were last written, reserved bits and all."""
-        return self._fields[_RFLAGS]
+    # -- what several checks ask ----------------------------------------------------------------
+
+    def secondary(self) -> int:
+        """The secondary controls, as far as the primary ones activate them."""
+        if self._fields[_PRIMARY] & PROC_SECONDARY:
+            return self._fields[_SECONDARY]
+        return 0
+
+    def has_pae_paging(self) -> bool:
+        """Whether the guest will use PAE paging."""
+        if not self.read(_CR0) & CR0_PG or not self.read(_CR4) & CR4_PAE:
+            return False
+        return not self._fields[_ENTRY] & ENTRY_IA32E_GUEST
+
+
+def _odd_rflags(word: int) -> int:
+    return (word ^ RFLAGS_FIXED_1) & (RFLAGS_RESERVED | RFLAGS_FIXED_1)
 
 
 _DIRTIES = (CONTROLS, 0, GUEST, HOST)  # by the encoding's type
