@@ -7,7 +7,6 @@ import struct
 import pytest
 
 from tests.kvm.guest import (
-    DATA,
     GDT,
     KERNEL_CODE,
     PAGE_DIRECTORY,
@@ -21,7 +20,7 @@ from tests.kvm.guest import (
 from trapline.arch import cpuid, msr, registers
 from trapline.arch.cpuid import CpuidEntry
 from trapline.arch.descriptor import AR_CODE64, AR_DATA32, build_segment
-from trapline.kvm import Kvm, abi, exits
+from trapline.kvm import Kvm, exits
 
 HLT = b"\xf4"
 AT = 0x8000  # where the boot code lies
@@ -292,11 +291,3 @@ def test_vmx_instructions_are_undefined_for_guests(software: Kvm) -> None:
     handler = handle(guest, 6, HLT)
     assert isinstance(guest.vcpu.run(), exits.Hlt)
     assert guest.vcpu.regs.rip == handler + 1
-
-
-def test_mmio_and_string_io_say_that_an_emulator_is_needed(software: Kvm) -> None:
-    guest = long_mode(software, b"\x6c" + HLT)  # insb
-    guest.vcpu.regs.rdi, guest.vcpu.regs.rdx = DATA, 0x10
-    exit = guest.vcpu.run()
-    assert isinstance(exit, exits.InternalError)
-    assert exit.suberror == abi.INTERNAL_ERROR_EMULATION

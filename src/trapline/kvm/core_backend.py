@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from trapline.arch import registers
 from trapline.arch.paging import PTE_P
+from trapline.kvm.emulator import Emulator
 from trapline.kvm.mmu import Slots
 from trapline.kvm.silicon import Silicon
 from trapline.processor import Core, Fault, State
+
+if TYPE_CHECKING:
+    from trapline.kvm.vcpu import SoftwareVcpu
 
 _MASK_64: Final = (1 << 64) - 1
 _PDPTE_RESERVED: Final = 0x1E6
@@ -24,10 +28,19 @@ class CoreBackend:
         self.slots = slots
         self._platform = platform
         self._tables = platform.tables(slots)
+        self.instruction_length = 0
+        """Of the last INT3 or INTO that exited or was emulated (event_exit_inst_len)."""
+        self._emulator: Emulator | None = None
 
     @property
     def state(self) -> State:
         return self.core.state
+
+    def emulator(self, vcpu: SoftwareVcpu) -> Emulator:
+        """The vCPU's, made when it is first needed."""
+        if self._emulator is None:
+            self._emulator = Emulator(vcpu, self)
+        return self._emulator
 
     def kick(self) -> None:
         self.core.kick()

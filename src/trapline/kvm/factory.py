@@ -19,11 +19,14 @@ def open_kvm(
     engine: str = "jit",
     observer: Observer | None = None,
     quirks: Quirk = quirks.NONE,
+    force_emulation_prefix: int = 0,
 ) -> Kvm:
     """A Kvm: "software" on Trapline's own processor, "host" on the real /dev/kvm.
 
     `cpu`, `engine` ("jit" or "interp"), `observer` and `quirks` are the software's: its processor
     model, how it executes, who sees every bus lock, and where it behaves as upstream does.
+    `force_emulation_prefix` is KVM's module parameter: with 1, UD2 followed by the bytes "kvm" has
+    the emulator do the instruction behind it; 2 besides clears RFLAGS.RF first.
     """
     if backend == "host":
         from trapline.kvm.host.system import HostKvm
@@ -37,5 +40,9 @@ def open_kvm(
 
         chosen = model(cpu)
         platform = SvmPlatform if chosen.is_amd else VmxPlatform
-        return SoftwareKvm(lambda: platform(chosen, engine=engine, observer=observer), quirks)
+        return SoftwareKvm(
+            lambda: platform(chosen, engine=engine, observer=observer),
+            quirks,
+            force_emulation_prefix,
+        )
     raise ValueError(f"no such hypervisor: {backend!r}")

@@ -14,10 +14,17 @@ from trapline.kvm.vm import SoftwareVm
 
 
 class SoftwareKvm:
-    """`make_platform` gives each VM the processors of its own; `quirks` are on in all of them."""
+    """`make_platform` gives each VM the processors of its own; `quirks` are on in all of them, and
+    so is `force_emulation_prefix`."""
 
-    def __init__(self, make_platform: Callable[[], Platform], quirks: Quirk = quirks.NONE) -> None:
+    def __init__(
+        self,
+        make_platform: Callable[[], Platform],
+        quirks: Quirk = quirks.NONE,
+        force_emulation_prefix: int = 0,
+    ) -> None:
         self._quirks = quirks
+        self._force_emulation_prefix = force_emulation_prefix
         self._make_platform = make_platform
         self._platform = make_platform()
 
@@ -48,7 +55,7 @@ class SoftwareKvm:
         return msr.features(self._platform.supported_cpuid(), self._quirks)
 
     def create_vm(self) -> SoftwareVm:
-        return SoftwareVm(self._make_platform(), self._quirks)
+        return SoftwareVm(self._make_platform(), self._quirks, self._force_emulation_prefix)
 
     def place_files(self, place: Callable[[int], int]) -> None:
         """There are no descriptors."""

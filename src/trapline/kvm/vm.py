@@ -28,9 +28,12 @@ _PAUSE = 0.0001  # seconds between two looks whether a vCPU has come out
 class SoftwareVm:
     """One VM."""
 
-    def __init__(self, platform: Platform, quirks: Quirk = quirks.NONE) -> None:
+    def __init__(
+        self, platform: Platform, quirks: Quirk = quirks.NONE, force_emulation_prefix: int = 0
+    ) -> None:
         self._platform = platform
         self._quirks = applicable(quirks, platform.supported_cpuid())
+        self._force_emulation_prefix = force_emulation_prefix
         self._slots = Slots()
         self._vcpus: dict[int, SoftwareVcpu] = {}
         self._chip: Chip | None = None
@@ -112,6 +115,7 @@ class SoftwareVm:
         vcpu = SoftwareVcpu(vcpu_id, self._platform.create(vcpu_id, self._slots), self._slots)
         vcpu.has_payloads = self._has_payloads
         vcpu.set_quirks(self._quirks)
+        vcpu.force_emulation_prefix = self._force_emulation_prefix
         if self._chip is not None:
             vcpu.attach_apic(self._chip)
         self._vcpus[vcpu_id] = vcpu

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import threading
 
-from trapline.arch.vmx import ExitReason
 from trapline.kvm import abi, exits
 from trapline.machine.board import TIMED_PORTS, Board
 from trapline.machine.boot import service_call
@@ -179,9 +178,9 @@ class Runner:
         if code.valid and not board.memory.has(code.physical_address, 1):
             return f"jumped to {linear:#x}, where there is no memory"
         match exit:
-            case exits.InternalError(abi.INTERNAL_ERROR_EMULATION, [reason, _, physical, *_]):
-                if reason & 0xFFFF == ExitReason.EPT_VIOLATION:
-                    return f"touched {physical:#x}, where there is neither memory nor a device"
+            case exits.InternalError(abi.INTERNAL_ERROR_DELIVERY_EV):
+                return "took an exception or interrupt whose handler is in device memory"
+            case exits.InternalError(abi.INTERNAL_ERROR_EMULATION):
                 return "came to an instruction that the hypervisor cannot do in its place"
             case exits.FailEntry(reason):
                 return f"was refused by the processor (VM-entry failure {reason:#x})"

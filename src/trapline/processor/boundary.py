@@ -106,12 +106,18 @@ def before(core: Core) -> None:
         lines.tell_native_code()
     if q[_DR7] & 0xFF:
         _check_code_breakpoints(core)
-    flags, notes = q[_FLAGS], core.memory.notes
+    begin(core)
+    choose_signals(core)
+
+
+def begin(core: Core) -> None:
+    """Note what the next instruction begins with, for `after` to know."""
+    q, notes = core.state.q, core.memory.notes
+    flags = q[_FLAGS]
     notes.drop()  # what an instruction that left the guest half done had met
     notes.stepping = bool(flags & RFLAGS_TF)
     notes.resume = bool(flags & RFLAGS_RF)
     notes.shadow = q[_SHADOW]
-    choose_signals(core)
 
 
 def choose_signals(core: Core) -> None:

@@ -45,8 +45,6 @@ class SvmBackend(CoreBackend):
     ) -> None:
         super().__init__(core, slots, platform)
         self.vmcb = Vmcb()
-        self.instruction_length = 0
-        """Of the last INT3 that exited."""
         self.saved_debug = (DR6_ACTIVE_LOW, 0)
         """DR6 and DR7 as the last #VMEXIT saved them, while there is a debugger."""
         self._cr0 = 0

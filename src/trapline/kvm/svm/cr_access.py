@@ -8,7 +8,7 @@ from trapline.arch.exception import Vector
 from trapline.arch.registers import CR0_TS, CR8_TPR, GPR_NAMES
 from trapline.arch.svm import ExitCode
 from trapline.kvm import exits
-from trapline.kvm.svm.instruction import needs_emulation
+from trapline.kvm.svm.emulation import emulate
 from trapline.kvm.svm.skip import skip
 from trapline.processor import SvmExit
 
@@ -48,7 +48,7 @@ def _machine_status_word(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit)
     if instruction.name == "clts":
         done = vcpu.control.write_cr0(cr0 & ~CR0_TS)
     elif instruction.operands[0].kind != "reg":
-        return needs_emulation(exit)
+        return emulate(vcpu, backend, exit)
     else:
         operand = instruction.operands[0]
         gpr = GPR_NAMES[operand.number]

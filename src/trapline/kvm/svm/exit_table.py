@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Final
 from trapline.arch.exception import Vector
 from trapline.arch.svm import ExitCode, exception_code
 from trapline.kvm import exits
+from trapline.kvm.emulator import handle_undefined_opcode
 from trapline.kvm.svm.bus_lock import handle_bus_lock
 from trapline.kvm.svm.cr_access import handle_cr_access
 from trapline.kvm.svm.debug import handle_breakpoint, handle_debug_exception, handle_dr_access
+from trapline.kvm.svm.emulation import emulate, information_of
 from trapline.kvm.svm.instruction import (
     handle_cpuid,
     handle_hlt,
@@ -19,7 +21,6 @@ from trapline.kvm.svm.instruction import (
     handle_nothing,
     handle_rdpmc,
     handle_xsetbv,
-    needs_emulation,
 )
 from trapline.processor import SvmExit
 
@@ -33,8 +34,7 @@ _PRESENT: Final = 1
 
 
 def _handle_undefined_opcode(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:
-    vcpu.events.queue(Vector.UD)
-    return None
+    return handle_undefined_opcode(vcpu, backend, information_of(exit))
 
 
 def _handle_alignment_check(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:
@@ -64,7 +64,7 @@ def _handle_nested_page_fault(vcpu: SoftwareVcpu, backend: SvmBackend, exit: Svm
     """
     if not exit.info_1 & _PRESENT and backend.map(exit.info_2):
         return None
-    return needs_emulation(exit)
+    return emulate(vcpu, backend, exit)
 
 
 HANDLERS: Final[dict[int, Handler]] = {

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from trapline.arch.exception import Vector
 from trapline.kvm import abi, exits
+from trapline.kvm.svm.emulation import emulate
 from trapline.kvm.svm.skip import advance, skip
 from trapline.processor import SvmExit
 
@@ -35,7 +36,7 @@ def handle_io_instruction(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit
     """io_interception() and kvm_fast_pio(); INS and OUTS are the emulator's."""
     information, state = exit.info_1, backend.core.state
     if information & _IO_STRING:
-        return needs_emulation(exit)
+        return emulate(vcpu, backend, exit)
     size, port = information >> 4 & 7, information >> 16
     if information & _IO_IN:
         answer = exits.Io(abi.EXIT_IO_IN, size, port, 1, bytearray(size))
@@ -93,10 +94,3 @@ def handle_rdpmc(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answ
     """There are no performance counters."""
     vcpu.events.queue(Vector.GP, 0)
     return None
-
-
-def needs_emulation(exit: SvmExit) -> exits.InternalError:
-    """What only an instruction emulator could go on with."""
-    return exits.InternalError(
-        abi.INTERNAL_ERROR_EMULATION, [exit.code, exit.info_1, exit.info_2, exit.next_rip]
-    )

@@ -50,8 +50,6 @@ class VmxBackend(CoreBackend):
     def __init__(self, core: Core, slots: Slots, platform: Silicon, bus_lock_exits: bool) -> None:
         super().__init__(core, slots, platform)
         self.vmcs = Vmcs()
-        self.instruction_length = 0
-        """Of the last INT3 or INTO that exited (event_exit_inst_len)."""
         self._bitmap = controls.MsrBitmap()
         controls.fill(self.vmcs, self._bitmap.address, pointer(self._tables.root), bus_lock_exits)
         self.vmcs.load(core)

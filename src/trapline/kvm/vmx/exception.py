@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from trapline.arch.exception import Vector
 from trapline.arch.vmx import EVENT_ERROR_CODE, EVENT_VECTOR
 from trapline.kvm import abi, exits
+from trapline.kvm.emulator import handle_undefined_opcode
 from trapline.kvm.vmx.debug import handle_breakpoint, handle_debug_exception
+from trapline.kvm.vmx.emulation import information_of
 from trapline.processor import VmExit
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from trapline.kvm.vmx.backend import VmxBackend
 
 _DB, _BP, _NMI = int(Vector.DB), int(Vector.BP), int(Vector.NMI)
-_REFLECTED: Final = (Vector.UD, Vector.AC)
+_UD, _AC = int(Vector.UD), int(Vector.AC)
 
 
 def handle_exception_or_nmi(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
@@ -28,7 +30,9 @@ def handle_exception_or_nmi(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExi
         return handle_breakpoint(vcpu, backend, exit)
     if vector == _NMI:
         return None  # the host's own
-    if vector in _REFLECTED:
+    if vector == _UD:
+        return handle_undefined_opcode(vcpu, backend, information_of(exit))
+    if vector == _AC:
         has_error_code = information & EVENT_ERROR_CODE
         vcpu.events.queue(vector, exit.error_code if has_error_code else None)
         return None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from trapline.arch.exception import Vector
 from trapline.kvm import abi, exits
+from trapline.kvm.vmx.emulation import emulate
 from trapline.kvm.vmx.skip import advance, skip
 from trapline.processor import VmExit
 
@@ -37,7 +38,7 @@ def handle_io_instruction(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit)
     """kvm_fast_pio(); INS and OUTS are the emulator's."""
     qualification, state = exit.qualification, backend.core.state
     if qualification & _IO_STRING:
-        return needs_emulation(exit)
+        return emulate(vcpu, backend, exit)
     size, port = (qualification & 7) + 1, qualification >> 16
     if qualification & _IO_IN:
         answer = exits.Io(abi.EXIT_IO_IN, size, port, 1, bytearray(size))
@@ -91,11 +92,3 @@ def handle_undefined(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> A
     """VMX instructions: the guest's CPUID shows no VMX."""
     vcpu.events.queue(Vector.UD)
     return None
-
-
-def needs_emulation(exit: VmExit) -> exits.InternalError:
-    """What only an instruction emulator could go on with."""
-    return exits.InternalError(
-        abi.INTERNAL_ERROR_EMULATION,
-        [exit.reason, exit.qualification, exit.guest_physical, exit.guest_linear],
-    )

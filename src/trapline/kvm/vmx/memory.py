@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trapline.kvm.vmx.instruction import needs_emulation
+from trapline.kvm.vmx.emulation import emulate
 from trapline.processor import VmExit
 
 if TYPE_CHECKING:
@@ -21,4 +21,4 @@ def handle_ept_violation(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) 
     was_there = exit.qualification >> 3 & 7
     if not was_there and backend.map(exit.guest_physical):
         return None
-    return needs_emulation(exit)
+    return emulate(vcpu, backend, exit)
