@@ -1,21 +1,24 @@
-"""The board: a VM with one vCPU, its memory, and every device at its place.
+"""The board: a VM with its vCPUs, their memory, and every device at its place.
 
-What sits where is decided here; what an exit means, in `run`.
+What sits where is decided here; what an exit means, in `processor_thread`.
 """
 
 from __future__ import annotations
 
 import struct
+import threading
 import time
 from collections.abc import Callable, Sequence
 
 from trapline.kvm import Kvm, abi
 from trapline.machine import devices, layout, starting
-from trapline.machine.boot import Mode, Module, load
+from trapline.machine.acpi import write_tables
+from trapline.machine.boot import Mode, Module, Part, load
 from trapline.machine.bus import MemoryBus, PortBus
 from trapline.machine.ending import Ending, How, ended
 from trapline.machine.memory import Memory
 
+MOST_CPUS = 255
 _TIMED = (
     layout.PIT, layout.PIT + 3, layout.SPEAKER, layout.CMOS, layout.CMOS + 1,
     layout.PIC_MASTER, layout.PIC_MASTER + 1, layout.PIC_SLAVE, layout.PIC_SLAVE + 1,
@@ -33,21 +36,30 @@ class Board:
         memory_size: int,
         send: Callable[[bytes], None],
         *,
+        cpus: int = 1,
         bus_lock_exits: bool = False,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
+        if not 1 <= cpus <= MOST_CPUS:
+            raise ValueError(f"a machine has 1 to {MOST_CPUS} processors")
         self._kvm = kvm
         self.memory = Memory(memory_size)
+        self.lock = threading.Lock()
+        """Who touches a device holds it."""
         self.ending: Ending | None = None
         """Set by a device that ends the run."""
+        self.parts: Sequence[Part] = ()
+        """What of the image's file was loaded, and where to."""
         self.clock = clock
         self.ports, self.device_memory = PortBus(), MemoryBus()
-        self._attach_devices(send)
         self.vm = kvm.create_vm()
+        self._attach_devices(send, cpus)
         self.memory.attach(self.vm)
+        self.vm.enable_cap(abi.Capability.SPLIT_IRQCHIP, devices.IoApic.LINES)
         if bus_lock_exits:
             self.vm.enable_cap(abi.Capability.X86_BUS_LOCK_EXIT, abi.BUS_LOCK_DETECTION_EXIT)
-        self.vcpu = self.vm.create_vcpu(0)
+        self.vcpus = [self.vm.create_vcpu(number) for number in range(cpus)]
+        self.vcpu = self.vcpus[0]
 
     def load(
         self,
@@ -56,24 +68,33 @@ class Board:
         address: int | None = None,
         modules: Sequence[Module] = (),
     ) -> None:
-        """Put an image into memory and the vCPU before its first instruction."""
+        """Put an image into memory and the first vCPU before its first instruction; the others
+        wait to be started."""
         starting.write_descriptors(self.memory)
+        write_tables(self.memory, len(self.vcpus))
         where = load(self.memory, image, command_line, address, modules)
+        self.parts = where.parts
         if where.mode is not Mode.REAL:
             # The vectors that firmware gives the lines are exceptions in protected mode: who wants
             # interrupts there sets the controllers up, which opens all lines.
             self.pics.master.mask = layout.ONLY_CASCADE
-        starting.set_cpuid(self._kvm, self.vcpu)
+        starting.set_cpuid(self._kvm, self.vcpus)
+        starting.connect_lines(self.vcpu)
         starting.start(self.vcpu, where)
 
     def close(self) -> None:
-        """The vCPU will not run again; the observer gets the last counts."""
+        """The vCPUs will not run again; the observer gets the last counts."""
         self.vm.close()
 
     # -- interrupts and time --------------------------------------------------------------------
 
     def _line(self, number: int) -> Callable[[bool], None]:
-        return lambda is_high: self.pics.set_line(number, is_high)
+        return lambda is_high: self._set_line(number, is_high)
+
+    def _set_line(self, number: int, is_high: bool) -> None:
+        """A line leads to both kinds of controller."""
+        self.pics.set_line(number, is_high)
+        self.io_apic.set_line(_pin(number), is_high)
 
     def tick(self) -> None:
         """Have the devices notice what time it is."""
@@ -86,19 +107,24 @@ class Board:
         times = [
             time
             for line, source in sources
-            if not self.pics.is_masked(line) and (time := source.deadline()) is not None
+            if not self._is_masked(line) and (time := source.deadline()) is not None
         ]
         return min(times, default=None)
 
+    def _is_masked(self, line: int) -> bool:
+        return self.pics.is_masked(line) and self.io_apic.is_masked(_pin(line))
+
     # -- devices --------------------------------------------------------------------------------
 
-    def _attach_devices(self, send: Callable[[bytes], None]) -> None:
+    def _attach_devices(self, send: Callable[[bytes], None], cpus: int) -> None:
         attach = self.ports.attach
         self.pics = devices.PicPair()
         attach(self.pics.master, layout.PIC_MASTER, 2)
         attach(self.pics.slave, layout.PIC_SLAVE, 2)
         attach(self.pics.master_elcr, layout.ELCR, 1)
         attach(self.pics.slave_elcr, layout.ELCR + 1, 1)
+        self.io_apic = devices.IoApic(self.vm.signal_msi, self.pics.acknowledge)
+        self.device_memory.attach(self.io_apic, layout.IO_APIC, devices.IoApic.SIZE)
         self.pit = devices.Pit(self._line(layout.TIMER_LINE), self.clock)
         attach(self.pit, layout.PIT, 4)
         attach(self.pit.speaker, layout.SPEAKER, 1)
@@ -108,7 +134,7 @@ class Board:
         attach(devices.Serial(send, self._line(layout.SERIAL_LINE)), layout.SERIAL, 8)
         attach(devices.DebugPort(send), layout.DEBUG_PORT, 1)
         files = {"etc/e820": b"".join(struct.pack("<QQI", *one) for one in self.memory.ram())}
-        config = devices.FirmwareConfig(self.memory.size, 1, files, self.memory)
+        config = devices.FirmwareConfig(self.memory.size, cpus, files, self.memory)
         attach(config, layout.FIRMWARE_CONFIG, 2, 2)
         attach(config.dma, layout.FIRMWARE_CONFIG_DMA, 8, 4)
         self._attach_test_devices()
@@ -124,7 +150,7 @@ class Board:
             attach(echo.at(offset), layout.BYTE_ECHO + offset, 1)
         self.device_memory.attach(devices.Window(), layout.TEST_WINDOW, devices.Window.SIZE, 8)
         attach(devices.FlushPort(), layout.FLUSH, 4, 4)
-        attach(devices.InterruptPorts(self.pics.set_line), layout.TEST_LINES, 24)
+        attach(devices.InterruptPorts(self._set_line), layout.TEST_LINES, devices.IoApic.LINES)
 
     def _attach_resets(self) -> None:
         attach = self.ports.attach
@@ -133,6 +159,8 @@ class Board:
         attach(keyboard.at(1), layout.KEYBOARD_COMMAND, 1)
         attach(devices.SystemControl(self._reset), layout.SYSTEM_CONTROL, 1)
         attach(devices.PciPorts(self._reset), layout.PCI, 8, 4)
+        attach(devices.AcpiEvents(), layout.ACPI_EVENTS, 4, 4)
+        attach(devices.AcpiTimer(self.clock), layout.ACPI_TIMER, 4, 4)
         for port in layout.ACPI_CONTROLS:
             attach(devices.AcpiControl(self._power_off), port, 2, 2)
 
@@ -144,3 +172,8 @@ class Board:
 
     def _power_off(self) -> None:
         self.ending = ended(How.POWER_OFF, "switched the machine off")
+
+
+def _pin(line: int) -> int:
+    """Which of the I/O APIC's inputs a line of the 8259 leads to."""
+    return layout.TIMER_PIN if line == layout.TIMER_LINE else line

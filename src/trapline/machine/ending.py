@@ -37,8 +37,10 @@ class Ending:
     sentence: str
     status: int
     last_exit: exits.Exit | None = None
+    vcpu: int = 0
+    """Whose end it was."""
 
 
-def ended(how: How, sentence: str, last_exit: exits.Exit | None = None) -> Ending:
+def ended(how: How, sentence: str, last_exit: exits.Exit | None = None, vcpu: int = 0) -> Ending:
     """An ending with its usual status."""
-    return Ending(how, sentence, how.value, last_exit)
+    return Ending(how, sentence, how.value, last_exit, vcpu)

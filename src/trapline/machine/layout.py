@@ -18,11 +18,12 @@ BELOW_LIMIT: Final = 3 * GIB
 ABOVE: Final = 4 * GIB
 
 # In the firmware's place, which guests are told to leave alone.
-FIRMWARE_USED_END: Final = 0xF1000
+FIRMWARE_USED_END: Final = 0xF3000
 PAGE_TABLES: Final = 0xE0000  # six pages
 GDT: Final = 0xE7000
 VECTOR_STUBS: Final = 0xF0000  # a byte for each vector
 TIMER_STUB: Final = 0xF0200
+ACPI_TABLES: Final = 0xF2000  # a page; its first bytes are the RSDP
 
 STACK: Final = 0x7C00
 BOOT_SECTOR: Final = 0x7C00
@@ -53,4 +54,10 @@ DEBUG_EXITS: Final = ((0xF4, 4), (0x501, 2))  # where test suites put QEMU's, an
 FIRMWARE_CONFIG: Final = 0x510
 FIRMWARE_CONFIG_DMA: Final = 0x514
 ACPI_CONTROLS: Final = (0x604, 0xB004)  # QEMU's, and Bochs's and old QEMU's
+ACPI_EVENTS: Final = 0x600
+ACPI_TIMER: Final = 0x608
 PCI: Final = 0xCF8
+RESET_CONTROL: Final = PCI + 1
+IO_APIC: Final = 0xFEC00000
+LOCAL_APICS: Final = 0xFEE00000
+TIMER_PIN: Final = 2  # of the I/O APIC; the other lines have their own number

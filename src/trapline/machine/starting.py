@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from dataclasses import replace
 
-from trapline.arch import cpuid, descriptor, registers
-from trapline.kvm import Dtable, Kvm, Segment, Sregs, Vcpu
+from trapline.arch import apic, cpuid, descriptor, registers
+from trapline.arch.cpuid import CpuidEntry
+from trapline.kvm import Dtable, Kvm, Segment, Sregs, Vcpu, abi
 from trapline.machine import layout
 from trapline.machine.boot import Mode, Start
 from trapline.machine.memory import Memory
@@ -22,12 +25,45 @@ def write_descriptors(memory: Memory) -> None:
     memory.write(layout.GDT, struct.pack(f"<{len(table)}Q", *table))
 
 
-def set_cpuid(kvm: Kvm, vcpu: Vcpu) -> None:
-    """What the hypervisor can show, but for the local APIC, which the board does not have."""
-    vcpu.set_cpuid2(
-        entry.with_feature(cpuid.APIC, False) if entry.function == cpuid.APIC.function else entry
-        for entry in kvm.get_supported_cpuid()
-    )
+def set_cpuid(kvm: Kvm, vcpus: Sequence[Vcpu]) -> None:
+    """What the hypervisor can show, and which processor each is: cores of one package."""
+    entries = kvm.get_supported_cpuid()
+    if kvm.check_extension(abi.Capability.TSC_DEADLINE_TIMER):
+        entries = [
+            entry.with_feature(cpuid.TSC_DEADLINE) if entry.function == 1 else entry
+            for entry in entries
+        ]
+    for number, vcpu in enumerate(vcpus):
+        vcpu.set_cpuid2([_of_processor(entry, number, len(vcpus)) for entry in entries])
+
+
+def _of_processor(entry: CpuidEntry, number: int, count: int) -> CpuidEntry:
+    """A leaf of the processor with this APIC ID (SDM 2A, CPUID; APM 3, Fn8000_0008)."""
+    match entry.function, entry.index:
+        case 1, _:
+            ebx = entry.ebx & 0xFFFF | count << 16 | number << 24
+            return replace(entry, ebx=ebx).with_feature(cpuid.HTT, count > 1)
+        case 4, _ if entry.eax:
+            return replace(entry, eax=entry.eax & 0x03FFFFFF | min(count - 1, 63) << 26)
+        case 0xB, 0:
+            return replace(entry, eax=0, ebx=1, edx=number)
+        case 0xB, 1:
+            return replace(entry, eax=(count - 1).bit_length(), ebx=count, edx=number)
+        case 0x80000008, _:
+            return replace(entry, ecx=count - 1)
+    return entry
+
+
+def connect_lines(vcpu: Vcpu) -> None:
+    """As firmware leaves the first processor's APIC: on, the 8259 at LINT0, NMIs at LINT1."""
+    area = bytearray(vcpu.get_lapic())
+    for register, word in (
+        (apic.SVR, apic.SVR_ENABLED | apic.SVR_RESET),
+        (apic.LVT_LINT0, apic.Delivery.EXTINT << apic.LVT_MODE_SHIFT),
+        (apic.LVT_LINT1, apic.Delivery.NMI << apic.LVT_MODE_SHIFT),
+    ):
+        struct.pack_into("<I", area, register, word)
+    vcpu.set_lapic(bytes(area))
 
 
 def start(vcpu: Vcpu, where: Start) -> None:

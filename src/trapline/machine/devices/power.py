@@ -1,4 +1,6 @@
-"""Ports that reset the machine or switch it off: 0x92, and ACPI's PM1a control register."""
+"""What switches the machine off and resets it: port 0x92, and ACPI's PM1a registers with the
+timer beside them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,9 @@ from collections.abc import Callable
 _A20, _FAST_RESET = 2, 1
 _SLP_EN, _SLP_TYP_SHIFT = 1 << 13, 10
 _SOFT_OFF = 0  # the sleep type QEMU's tables give S5
+_SCI_EN = 1
+_TIMER_FREQUENCY = 3579545
+_SECOND = 1_000_000_000
 
 
 class SystemControl:
@@ -30,8 +35,39 @@ class AcpiControl:
         self._power_off = power_off
 
     def read(self, offset: int, size: int) -> int:
-        return 1  # SCI_EN: there is no other mode
+        return _SCI_EN  # there is no other mode
 
     def write(self, offset: int, size: int, value: int) -> None:
         if size == 2 and value & _SLP_EN and value >> _SLP_TYP_SHIFT & 7 == _SOFT_OFF:
             self._power_off()
+
+
+class AcpiEvents:
+    """PM1a_EVT (ACPI, "PM1 Event Grouping"): no event ever happens; what is enabled is kept."""
+
+    def __init__(self) -> None:
+        self._enabled = 0
+
+    def read(self, offset: int, size: int) -> int:
+        return self._enabled << 16 >> 8 * offset & (1 << 8 * size) - 1
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if size == 2 and offset == 2:
+            self._enabled = value
+        elif size == 4:
+            self._enabled = value >> 16
+
+
+class AcpiTimer:
+    """PM_TMR (ACPI, "Power Management Timer"): 24 bits at 3.579545 MHz; `clock` in
+    nanoseconds."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self._clock = clock
+
+    def read(self, offset: int, size: int) -> int:
+        count = self._clock() * _TIMER_FREQUENCY // _SECOND & 0xFFFFFF
+        return count >> 8 * offset
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """It cannot be set."""
