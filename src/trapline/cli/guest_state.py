@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trapline.arch.registers import EFER_LMA
-from trapline.kvm import Sregs, Vcpu, exits
+from trapline.kvm import Sregs, Vcpu, abi, exits
 from trapline.machine import Board
 from trapline.processor import disassemble
 
@@ -18,17 +18,27 @@ _GENERAL = (
 _SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldt")
 _LONGEST = 15
 _BAD = "(bad)"
+_MOST_OTHERS = 16
+_ACTIVITIES = {
+    abi.MpState.RUNNABLE: "running",
+    abi.MpState.UNINITIALIZED: "not started",
+    abi.MpState.INIT_RECEIVED: "waiting for SIPI",
+    abi.MpState.HALTED: "halted",
+    abi.MpState.SIPI_RECEIVED: "starting",
+}
 
 
-def describe(board: Board, last_exit: exits.Exit | None) -> str:
-    """Several lines, each with its end."""
-    return "".join(f"  {line}\n" for line in _lines(board, last_exit))
+def describe(board: Board, last_exit: exits.Exit | None, number: int = 0) -> str:
+    """Several lines, each with its end: one vCPU's, and where the others are."""
+    return "".join(f"  {line}\n" for line in _lines(board, last_exit, number))
 
 
-def _lines(board: Board, last_exit: exits.Exit | None) -> Iterator[str]:
-    vcpu = board.vcpu
+def _lines(board: Board, last_exit: exits.Exit | None, number: int) -> Iterator[str]:
+    vcpu = board.vcpus[number]
+    if len(board.vcpus) > 1:
+        yield f"vCPU {number} of {len(board.vcpus)}, {_activity(vcpu)}"
     regs, sregs, debug = vcpu.get_regs(), vcpu.get_sregs(), vcpu.get_debugregs()
-    yield f"rip {regs.rip:016x}  {_instruction(board, sregs, regs.rip)}"
+    yield f"rip {regs.rip:016x}  {_instruction(board, vcpu, sregs, regs.rip)}"
     for names in _GENERAL:
         yield "  ".join(f"{name:<3} {getattr(regs, name):016x}" for name in names)
     yield f"rflags {regs.rflags:x}  mode {_mode(sregs)}  cpl {sregs.ss.dpl}"
@@ -42,6 +52,23 @@ def _lines(board: Board, last_exit: exits.Exit | None) -> Iterator[str]:
     yield f"dr6 {debug.dr6:x}  dr7 {debug.dr7:x}"
     if last_exit is not None:
         yield f"last exit: {last_exit}"
+    for other, vcpu in enumerate(board.vcpus[:_MOST_OTHERS]):
+        if other != number:
+            yield _in_short(board, vcpu, other)
+    if len(board.vcpus) > _MOST_OTHERS:
+        yield f"and {len(board.vcpus) - _MOST_OTHERS} more vCPUs"
+
+
+def _in_short(board: Board, vcpu: Vcpu, number: int) -> str:
+    if vcpu.get_mp_state() == abi.MpState.UNINITIALIZED:
+        return f"vCPU {number}, {_activity(vcpu)}"
+    sregs, rip = vcpu.get_sregs(), vcpu.regs.rip
+    where = f"rip {rip:016x}  {_mode(sregs)}  {_instruction(board, vcpu, sregs, rip)}"
+    return f"vCPU {number}, {_activity(vcpu)}: {where}"
+
+
+def _activity(vcpu: Vcpu) -> str:
+    return _ACTIVITIES[abi.MpState(vcpu.get_mp_state())]
 
 
 def _segment(sregs: Sregs, name: str) -> str:
@@ -64,11 +91,11 @@ def _mode(sregs: Sregs) -> str:
     return f"{bitness}-bit {'compatibility' if sregs.efer & EFER_LMA else 'protected'}"
 
 
-def _instruction(board: Board, sregs: Sregs, rip: int) -> str:
+def _instruction(board: Board, vcpu: Vcpu, sregs: Sregs, rip: int) -> str:
     """The bytes at RIP and what they say, or that there are none."""
     bitness = _bitness(sregs)
     linear = rip if bitness == 64 else sregs.cs.base + rip & 0xFFFFFFFF
-    code = read_linear(board, board.vcpu, linear, _LONGEST)
+    code = read_linear(board, vcpu, linear, _LONGEST)
     if not code:
         return "(no memory there)"
     # The first bytes that are an instruction at all are the whole of it.
