@@ -64,6 +64,11 @@ class Nested(Bare):
         self.run(start)
         return self._met
 
+    def run_first(self, start: Start) -> None:
+        """Get ready only: the test itself enters."""
+        self._at = self.place(start.code) + self.mode.code_offset
+        self.begin(start, self.registers(start, self._at))
+
     def go(self) -> None:
         """Until a handler halts; what leaves the guest before is noted and passed."""
         for _ in range(ENOUGH):

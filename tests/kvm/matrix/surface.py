@@ -91,15 +91,7 @@ class Surface:
         selector = modes.stack_selector(self.mode, self.cpl)
         self.memory.write(modes.DATA + start.stack_word, selector.to_bytes(2, "little"))
         self.memory.write(modes.DATA + start.operand, bytes(16))
-        registers = {
-            "rip": at,
-            "rsp": modes.stack_pointer(self.mode, self.cpl),
-            "rdi": self.mode.data_offset + start.operand,
-            "rsi": self.mode.data_offset + start.stack_word,
-            "rflags": start.rflags | 3 << 12 | (RFLAGS_VM if self.mode.is_virtual else 0),
-            **start.general,
-        }
-        self.begin(start, registers)
+        self.begin(start, self.registers(start, at))
         events: list[Event] = []
         while len(events) < self.limit:
             self.go()
@@ -114,6 +106,17 @@ class Surface:
             else:
                 break
         return events
+
+    def registers(self, start: Start, rip: int) -> dict[str, int]:
+        """The general registers that the guest starts with."""
+        return {
+            "rip": rip,
+            "rsp": modes.stack_pointer(self.mode, self.cpl),
+            "rdi": self.mode.data_offset + start.operand,
+            "rsi": self.mode.data_offset + start.stack_word,
+            "rflags": start.rflags | 3 << 12 | (RFLAGS_VM if self.mode.is_virtual else 0),
+            **start.general,
+        }
 
     def _look(self, at: int) -> Event:
         """At the handler that has just halted."""
@@ -268,6 +271,7 @@ class Virtual(Surface):
         super().__init__(mode, cpl)
         kvm = open_kvm(cpu=MODELS[vendor], engine=engine, quirks=quirks)
         self.vm = kvm.create_vm()
+        self.set_up_vm()
         memory = Memory(modes.SIZE)
         memory.write(0, bytes(modes.image(mode, cpl)))
         self.memory = memory
@@ -285,6 +289,9 @@ class Virtual(Surface):
         assert self.vcpu.set_msrs({msr.IA32_PAT: modes.PAT}) == 1
         self._sregs = modes.start(mode, cpl, self.vcpu.get_sregs())
         self._cr0 = self._sregs.cr0
+
+    def set_up_vm(self) -> None:
+        """What must be asked of the VM before it has a vCPU."""
 
     def begin(self, start: Start, registers: dict[str, int]) -> None:
         vcpu = self.vcpu
