@@ -243,6 +243,7 @@ def test_a_virtual_nmi_waits_while_nmis_are_blocked(engine: str) -> None:
     enabled = svm.INT_CTL_V_NMI_ENABLE | svm.INT_CTL_V_NMI
     machine = Machine(b"\x90" + HLT, engine=engine)
     machine.handle(2, HLT)
+    machine.intercept(Intercept.NMI)  # a condition of VMRUN's
     machine.write(int_ctl=enabled | svm.INT_CTL_V_NMI_BLOCKING)
     machine.enter()
     assert machine.read("rip") == CODE + 1

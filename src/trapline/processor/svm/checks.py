@@ -63,6 +63,8 @@ def _controls(vmcb: Vmcb, model: Features) -> Iterator[str]:
         yield "VMRUN is not intercepted"
     if not vmcb.read("asid"):
         yield "ASID 0 is the host's"
+    if vmcb.read("int_ctl") & svm.INT_CTL_V_NMI_ENABLE and not vmcb.intercepts(Intercept.NMI):
+        yield "NMI virtualization without NMI intercept"
     for name, number, size in (
         ("iopm_base_pa", Intercept.IOIO, svm.IOPM_SIZE),
         ("msrpm_base_pa", Intercept.MSR, svm.MSRPM_SIZE),

@@ -95,13 +95,17 @@ def _until_exit(core: Core, vmcb: Vmcb, guest: SvmGuest) -> SvmExit:
         if vmcb.event_inj & svm.EVENT_VALID:  # the PDPTEs could not be read: still to be injected
             leave.svm_exit.int_info = vmcb.event_inj
         return leave.svm_exit
-    except Fault:  # malformed PDPTEs: nothing of the guest has run
+    except Fault:  # nothing of the guest has run
+        vmcb.complaint = "malformed PDPTEs"
         return SvmExit(svm.EXIT_INVALID)
 
 
 def _load_guest(core: Core, vmcb: Vmcb) -> None:
     """The save area has been written: what the processor derives from it follows."""
     state, model, memory = core.state, core.model, core.memory
+    # The checks go by LME and PG, and so does the mode.
+    is_long = state.efer & registers.EFER_LME and state.cr0 & registers.CR0_PG
+    state.efer = state.efer & ~registers.EFER_LMA | (registers.EFER_LMA if is_long else 0)
     has_bld = model.has(cpuid.BUS_LOCK_DETECT)
     state.dr6 = force_dr6_reserved(state.dr6, has_bld, False)
     state.dr7 = force_dr7_reserved(state.dr7, False)
