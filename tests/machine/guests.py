@@ -95,7 +95,8 @@ def build(folder: Path, source: str, *flags: str, link: tuple[str, ...] = ()) ->
     if shutil.which("gcc") is None or shutil.which("ld") is None:
         pytest.skip("there is no gcc or no ld here")
     compiled, linked = folder / f"{source}.o", folder / f"{source}.elf"
-    compiling = ["gcc", "-ffreestanding", "-fno-pic", "-c", *flags, "-o", compiled, IMAGES / source]
+    options = ("-g", "-ffreestanding", "-fno-pic", "-c", *flags)
+    compiling = ["gcc", *options, "-o", compiled, IMAGES / source]
     done = subprocess.run(compiling, capture_output=True, text=True, timeout=60)
     if done.returncode:
         pytest.skip(f"gcc {' '.join(flags)} cannot compile freestanding code: {done.stderr[:200]}")
@@ -107,7 +108,7 @@ def build(folder: Path, source: str, *flags: str, link: tuple[str, ...] = ()) ->
 
 def build32(folder: Path, source: str) -> Path:
     """Compile one 32-bit multiboot image in C, with symbols and lines."""
-    flags = ("-m32", "-O2", "-g", "-fno-stack-protector", "-Wall", "-Wextra", "-Werror")
+    flags = ("-m32", "-O2", "-fno-stack-protector", "-Wall", "-Wextra", "-Werror")
     return build(folder, source, *flags, link=("-m", "elf_i386"))
 
 

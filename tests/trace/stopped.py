@@ -50,6 +50,7 @@ class Stopped:
     facts: dict[str, Any]
     tid: int = 1
     name: str = "stopped"
+    bitness: int = 64
 
     @property
     def frames(self) -> list[dict[str, Any]]:

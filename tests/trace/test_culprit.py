@@ -21,7 +21,7 @@ GENERAL = ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for
 class Memory:
     """A thread that has code in front of its next instruction."""
 
-    tid, name = 1, "trapped"
+    tid, name, bitness = 1, "trapped", 64
 
     def __init__(self, code: bytes, next_rip: int, **registers: int) -> None:
         self._code, self._end, self._registers = code, next_rip, registers

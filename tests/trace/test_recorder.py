@@ -305,7 +305,7 @@ def test_a_file_that_changed_since_gives_no_names(program, folder, tmp_path, rec
 
 def test_a_thread_that_cannot_be_read_costs_fields_and_nothing_else(recorded):
     class Broken:
-        tid, name = 4, "broken"
+        tid, name, bitness = 4, "broken", 64
 
         def registers(self):
             raise OSError("gone")

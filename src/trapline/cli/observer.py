@@ -43,6 +43,10 @@ class StoppedThread:
     def name(self) -> str:
         return self._thread.name
 
+    @property
+    def bitness(self) -> int:
+        return 64
+
     def registers(self) -> Mapping[str, int]:
         vcpu = self._thread.vcpu
         general = {name: getattr(vcpu.regs, name) for name in GENERAL}

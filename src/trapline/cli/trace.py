@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shutil
-import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +14,8 @@ from trapline import __version__
 from trapline.cli.failure import Failure, complain, reason
 from trapline.cli.report import add_report_options, write_report
 from trapline.cli.session import Session, run_session
-from trapline.trace import TraceWriter, read_trace
+from trapline.cli.trace_file import close_trace, open_trace, trace_path
+from trapline.trace import read_trace
 
 if TYPE_CHECKING:
     from trapline.report import Summary
@@ -113,14 +112,9 @@ def run(options: argparse.Namespace) -> int:
 
 def trace(session: Session, output: str | None) -> tuple[int, Summary | None]:
     """Run a session: (its exit status, what it took); None where it could not be started."""
-    with _trace_path(output) as path:
-        try:
-            header = {"tool": f"trapline {__version__}", "policy": session.policy}
-            writer = TraceWriter(path, {**header, "backend": session.backend})
-        except OSError as error:
-            raise Failure(f"cannot write {output or path}: {reason(error)}") from None
-        if writer.problem:
-            raise Failure(f"cannot write {output or path}: {writer.problem}")
+    with trace_path(output) as path:
+        header = {"tool": f"trapline {__version__}", "policy": session.policy}
+        writer = open_trace(path, {**header, "backend": session.backend}, output or path)
         wait_status = run_session(session, writer)
         recorded = read_trace(path)
         if not recorded.pids:
@@ -130,10 +124,7 @@ def trace(session: Session, output: str | None) -> tuple[int, Summary | None]:
         code, signal = _ending(wait_status) if first is None else (first["code"], first["signal"])
         status = 128 + signal if signal else code
         writer.write({"record": "end", "exit_status": status, "signal": signal})
-        writer.close()
-        if writer.problem:
-            hint = "what was recorded can be read; the counts in it are too low"
-            complain(f"the trace {output or path} is incomplete: {writer.problem}", hint)
+        close_trace(writer, output or path)
         from trapline.report import summarize
 
         return status, summarize(read_trace(path))
@@ -144,42 +135,6 @@ def _ending(wait_status: int) -> tuple[int, int | None]:
     if os.WIFSIGNALED(wait_status):
         return 0, os.WTERMSIG(wait_status)
     return os.waitstatus_to_exitcode(wait_status), None
-
-
-@contextlib.contextmanager
-def _trace_path(output: str | None) -> Iterator[str]:
-    """Where the trace is written: the file asked for, or memory; a pipe gets it at the end."""
-    if output is not None and _is_plain(output):
-        yield output
-        return
-    if output is not None and os.path.isdir(output):
-        raise Failure(f"cannot write {output}: Is a directory")
-    descriptor = os.memfd_create("trapline-trace", os.MFD_CLOEXEC)
-    # By the parent's number, as children look for it under their own.
-    path = f"/proc/{os.getpid()}/fd/{descriptor}"
-    try:
-        yield path
-        if output is not None:
-            _hand_over(path, output)
-    finally:
-        os.close(descriptor)
-
-
-def _hand_over(path: str, output: str) -> None:
-    """Copy a whole trace to what cannot be appended to: a pipe, a terminal, a device."""
-    try:
-        with open(path, "rb") as source, open(output, "wb") as target:
-            shutil.copyfileobj(source, target)
-    except OSError as error:
-        complain(f"cannot write {output}: {reason(error)}")
-
-
-def _is_plain(path: str) -> bool:
-    """A regular file, or one that is yet to be made: what can be appended to and read back."""
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
-        return True
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from trapline.kvm.api import Kvm
 from trapline.kvm.quirks import Quirk
 
 if TYPE_CHECKING:
-    from trapline.processor import Observer
+    from trapline.kvm.silicon import Watcher
 
 
 def open_kvm(
@@ -17,7 +17,7 @@ def open_kvm(
     *,
     cpu: str = "sapphire-rapids",
     engine: str = "jit",
-    observer: Observer | None = None,
+    observer: Watcher = None,
     quirks: Quirk = quirks.NONE,
     force_emulation_prefix: int = 0,
 ) -> Kvm:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from trapline.arch.cpuid import CpuidEntry
 from trapline.kvm.mmu import Slots
 from trapline.kvm.tdp import CurrentTables, Format, Tables
 from trapline.processor import Cluster, Core, Model, Observer
+
+Watcher = Observer | Callable[[Core], Observer] | None
+"""One observer of all processors, or what gives each, in the order they are made, its own."""
 
 
 class Silicon:
     """`observer` sees the bus locks of every processor; `engine` is "jit" or "interp"."""
 
     def __init__(
-        self, model: Model, format: Format, engine: str = "jit", observer: Observer | None = None
+        self,
+        model: Model,
+        format: Format,
+        engine: str = "jit",
+        observer: Watcher = None,
     ) -> None:
         self.model = model
         self.bus_lock_exits = False
         self._engine = engine
-        self._observer = observer
+        self._watcher = observer
         self._cluster: Cluster | None = None
         self._tables = CurrentTables(format)
 
@@ -32,7 +41,8 @@ class Silicon:
         if self._cluster is None:
             self._cluster = Cluster()
         core = Core(self.model, engine=self._engine, cluster=self._cluster)
-        core.observer = self._observer
+        watcher = self._watcher
+        core.observer = watcher(core) if callable(watcher) else watcher
         return core
 
     def forget_code(self, start: int, size: int) -> None:

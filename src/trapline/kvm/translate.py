@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 def translate(vcpu: SoftwareVcpu, linear: int) -> Translation:
     """Where a linear address leads at the guest's present paging mode."""
     backend, state = vcpu.backend, vcpu.state
-    if not backend.get_cr0() & registers.CR0_PG:
+    # An observer may ask while the guest runs: what an exit would save is then in the processor.
+    cr0 = state.cr0 if vcpu.in_guest else backend.get_cr0()
+    if not cr0 & registers.CR0_PG:
         return Translation(linear, linear, True, True, False)
-    cr4 = backend.get_cr4()
+    cr4 = state.cr4 if vcpu.in_guest else backend.get_cr4()
     if state.efer & registers.EFER_LMA:
         top = 48 if cr4 & registers.CR4_LA57 else 39
         leaf = _walk(vcpu, linear, state.cr3 & PTE_BASE, top, 8)

@@ -36,7 +36,7 @@ def print_text(summary: Summary, stream: TextIO, top: int = TOP) -> None:
     """Print the report; `top` sites in full (0: all), the others in one line each."""
     console = _Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
     is_unicode = "utf" in (getattr(stream, "encoding", None) or "").lower()
-    writer = _Writer(console, is_unicode, summary.trace.thread_names)
+    writer = _Writer(console, is_unicode, summary)
     writer.heading(summary)
     shown = summary.sites if top == 0 else summary.sites[:top]
     for number, site in enumerate(shown, 1):
@@ -56,8 +56,9 @@ class _Console(Console):
 
 
 class _Writer:
-    def __init__(self, console: Console, is_unicode: bool, names: dict[int, str]) -> None:
-        self._console, self._names = console, names
+    def __init__(self, console: Console, is_unicode: bool, summary: Summary) -> None:
+        self._console, self._names = console, summary.trace.thread_names
+        self._is_guest = "guest" in summary.trace.header  # an image on a machine, no process
         self._strokes = UNICODE if is_unicode else ASCII
         self._arrow, self._bar = ("▶", "│") if is_unicode else (">", "|")
 
@@ -137,7 +138,7 @@ class _Writer:
             yield "", _coloured(line, self._strokes.operand)
         if site.place is not None:
             yield "memory", Text(plain(site.place.text))
-        yield "who", _who(site, self._names)
+        yield "who", _who(site, self._names, self._is_guest)
         if site.count > 1:
             yield "when", Text(f"from {site.first_time:.3f} s to {site.last_time:.3f} s")
         yield from _callers(site)
@@ -186,8 +187,12 @@ def _data(site: Site) -> Text:
     return Text(f"{size}: {first} on one cache line, {second} on the next{page}")
 
 
-def _who(site: Site, names: dict[int, str]) -> Text:
+def _who(site: Site, names: dict[int, str], is_guest: bool) -> Text:
     """Threads, by name where they have one of their own, processes, privilege, and outcome."""
+    signalled = SIGNALLED.get(site["outcome"], site["outcome"])
+    if is_guest:
+        numbers = ", ".join(map(str, sorted(site.threads)))
+        return Text(f"virtual processor {numbers}, CPL {site['cpl']}; {signalled}")
     program = site.first.owner.program
     own = plain(program[0].rsplit("/", 1)[-1]) if program else ""
     threads = plural(len(site.threads), "thread")
@@ -198,7 +203,6 @@ def _who(site: Site, names: dict[int, str]) -> Text:
         )
     pids = ", ".join(map(str, site.pids[:4])) + ("..." if len(site.pids) > 4 else "")
     process = f"process {pids}" + (f" ({own})" if own else "")
-    signalled = SIGNALLED.get(site["outcome"], site["outcome"])
     return Text(f"{threads} of {process}, CPL {site['cpl']}; {signalled}")
 
 

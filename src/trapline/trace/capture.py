@@ -44,7 +44,8 @@ class Capture:
         maps: list[Record] = []
         problems = []
         steps = [self._code, self._memory]
-        steps += [self._operand, self._stack] if is_current else []
+        steps += [self._operand] if is_current else []
+        steps += [self._stack] if is_current and thread.bitness == 64 else []
         for step in steps:
             try:
                 fields |= step(lock, thread, fields, maps)
@@ -88,7 +89,7 @@ class Capture:
         return {
             "map": self.region_number(thread.region(lock.rip), maps, thread),
             "code": code.hex() if is_known and code else None,
-            "instruction": self._disassemble(code, lock.rip, 64) if code else None,
+            "instruction": self._disassemble(code, lock.rip, thread.bitness) if code else None,
         }
 
     def _operand(

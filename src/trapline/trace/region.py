@@ -31,6 +31,11 @@ class GuestThread(Protocol):
         """Linux's `comm`: at most 15 characters."""
         ...
 
+    @property
+    def bitness(self) -> int:
+        """Of the code it runs: 16, 32 or 64."""
+        ...
+
     def registers(self) -> Mapping[str, int]:
         """rax to r15, rip, rflags, fs_base, gs_base: as they are now, after the instruction."""
         ...

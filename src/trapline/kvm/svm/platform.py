@@ -6,18 +6,16 @@ from trapline.arch import msr
 from trapline.arch.cpuid import BUS_LOCK_THRESHOLD
 from trapline.arch.paging import MemoryType
 from trapline.kvm.mmu import Slots
-from trapline.kvm.silicon import Silicon
+from trapline.kvm.silicon import Silicon, Watcher
 from trapline.kvm.svm.backend import SvmBackend
 from trapline.kvm.svm.npt import NPT
-from trapline.processor import Model, Observer
+from trapline.processor import Model
 
 
 class SvmPlatform(Silicon):
     """How one is made."""
 
-    def __init__(
-        self, model: Model, *, engine: str = "jit", observer: Observer | None = None
-    ) -> None:
+    def __init__(self, model: Model, *, engine: str = "jit", observer: Watcher = None) -> None:
         super().__init__(model, NPT, engine, observer)
 
     @property

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from trapline.kvm.mmu import Slots
-from trapline.kvm.silicon import Silicon
+from trapline.kvm.silicon import Silicon, Watcher
 from trapline.kvm.vmx.backend import VmxBackend
 from trapline.kvm.vmx.ept import EPT
-from trapline.processor import Model, Observer
+from trapline.processor import Model
 
 
 class VmxPlatform(Silicon):
     """How one is made."""
 
-    def __init__(
-        self, model: Model, *, engine: str = "jit", observer: Observer | None = None
-    ) -> None:
+    def __init__(self, model: Model, *, engine: str = "jit", observer: Watcher = None) -> None:
         super().__init__(model, EPT, engine, observer)
 
     @property

@@ -7,28 +7,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from trapline.machine.boot.image import BadImage, place
+from trapline.machine.boot.image import BadImage, Part, place
 from trapline.machine.memory import Memory
 
 _EXECUTABLE, _SHARED = 2, 3
 _MACHINES = {1: 3, 2: 62}  # EI_CLASS: e_machine
 _PT_LOAD, _PT_INTERP = 1, 3
+_PF_X = 1
 _HEADERS = {1: struct.Struct("<16sHHIIIIIHHHHHH"), 2: struct.Struct("<16sHHIQQQIHHHHHH")}
 _SEGMENTS = {1: struct.Struct("<8I"), 2: struct.Struct("<IIQQQQQQ")}
 MAGIC = b"\x7fELF"
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A PT_LOAD program header."""
-
-    offset: int
-    virtual: int
-    physical: int
-    file_size: int
-    size: int
 
 
 class Elf:
@@ -59,7 +48,7 @@ class Elf:
         if not self.segments:
             raise BadImage("the ELF file has nothing to load")
 
-    def _segments(self, kind: int, table: int, count: int) -> Iterator[Segment]:
+    def _segments(self, kind: int, table: int, count: int) -> Iterator[Part]:
         form = _SEGMENTS[kind]
         for i in range(count):
             words = form.unpack_from(self._data, table + i * form.size)
@@ -67,7 +56,10 @@ class Elf:
                 raise BadImage("the ELF file is a program for an operating system, not a guest")
             if words[0] != _PT_LOAD:
                 continue
-            segment = Segment(*(words[1:6] if kind == 1 else words[2:7]))
+            flags = words[6] if kind == 1 else words[1]
+            offset, virtual, physical, file_size, size = words[1:6] if kind == 1 else words[2:7]
+            is_executable = bool(flags & _PF_X)
+            segment = Part(offset, virtual, physical, file_size, size, is_executable)
             if segment.offset + segment.file_size > len(self._data):
                 raise BadImage("the ELF file ends within a segment")
             if segment.file_size > segment.size:

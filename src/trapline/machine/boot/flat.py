@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 
 from trapline.machine import layout
-from trapline.machine.boot.image import BadImage, Mode, Start, place
+from trapline.machine.boot.image import BadImage, Mode, Part, Start, place
 from trapline.machine.memory import Memory
 
 _HLT = b"\xf4"
@@ -35,7 +35,7 @@ def load(memory: Memory, data: bytes, address: int) -> Start:
     table = [(stub >> 4 & 0xF000) << 16 | stub & 0xFFFF for stub in stubs]
     memory.write(0, struct.pack(f"<{_VECTORS}I", *table))
     place(memory, address, data, len(data))
-    return Start(Mode.REAL, address)
+    return Start(Mode.REAL, address, parts=(Part(0, address, address, len(data), len(data)),))
 
 
 def service_call(cs_base: int, rip: int) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -22,6 +23,18 @@ class Mode(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What of an image's file lies where; `virtual` is the address it was linked for."""
+
+    offset: int
+    virtual: int
+    physical: int
+    file_size: int
+    size: int
+    is_executable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """Where the vCPU begins; `rax` and `rbx` are what the boot protocol says."""
 
@@ -29,6 +42,7 @@ class Start:
     entry: int
     rax: int = 0
     rbx: int = 0
+    parts: Sequence[Part] = ()
 
 
 @dataclass(frozen=True, slots=True)

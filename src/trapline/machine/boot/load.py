@@ -35,7 +35,7 @@ def load(
         raise BadImage("the 32-bit ELF file has no multiboot header in its first 8 KiB")
     image.load(memory)
     _map_identically(memory)
-    return Start(Mode.LONG, image.physical_entry)
+    return Start(Mode.LONG, image.physical_entry, parts=image.segments)
 
 
 def _map_identically(memory: Memory) -> None:

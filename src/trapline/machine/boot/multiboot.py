@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from trapline.machine import layout
 from trapline.machine.boot.elf import MAGIC as ELF_MAGIC
 from trapline.machine.boot.elf import Elf
-from trapline.machine.boot.image import BadImage, Mode, Module, Start, place
+from trapline.machine.boot.image import BadImage, Mode, Module, Part, Start, place
 from trapline.machine.memory import Memory
 
 _HEADER_MAGIC, LOADER_MAGIC = 0x1BADB002, 0x2BADB002
@@ -58,11 +58,12 @@ def load(
     if unknown:
         raise BadImage(f"the multiboot header asks for what is not known here: {unknown:#x}")
     if header.flags & _ADDRESSES:
-        entry, start, end = _load_by_addresses(memory, data, header)
+        entry, part = _load_by_addresses(memory, data, header)
+        parts, (start, end) = [part], (part.physical, part.physical + part.size)
     elif data.startswith(ELF_MAGIC):
         elf = Elf(data)
         elf.load(memory)
-        entry, (start, end) = elf.physical_entry, elf.span
+        entry, parts, (start, end) = elf.physical_entry, elf.segments, elf.span
     else:
         raise BadImage("the multiboot image is neither ELF nor says where it belongs")
     if entry >> 32:
@@ -74,10 +75,10 @@ def load(
         record = _room_behind(end, information.size)
         end = record + information.size
     information.place(record, _place_modules(memory, modules, end))
-    return Start(Mode.PROTECTED, entry, LOADER_MAGIC, record)
+    return Start(Mode.PROTECTED, entry, LOADER_MAGIC, record, parts)
 
 
-def _load_by_addresses(memory: Memory, data: bytes, header: Header) -> tuple[int, int, int]:
+def _load_by_addresses(memory: Memory, data: bytes, header: Header) -> tuple[int, Part]:
     place_of_header, start, end, bss_end, entry = header.addresses
     first = header.offset - (place_of_header - start)
     if start > place_of_header or first < 0:
@@ -87,7 +88,7 @@ def _load_by_addresses(memory: Memory, data: bytes, header: Header) -> tuple[int
         raise BadImage("the image ends before its multiboot header says")
     bss_end = max(bss_end, end)
     place(memory, start, data[first : first + end - start], bss_end - start)
-    return entry, start, bss_end
+    return entry, Part(first, start, start, end - start, bss_end - start)
 
 
 def _place_modules(memory: Memory, modules: Sequence[Module], end: int) -> list[int]:
