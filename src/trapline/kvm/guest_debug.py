@@ -37,6 +37,7 @@ def set_guest_debug(vcpu: SoftwareVcpu, control: int, debugreg: Mapping[int, int
     set_rflags(vcpu, rflags)
     vcpu.backend.update_exception_bitmap(vcpu.guest_debug)
     follow_debug_registers(vcpu)
+    vcpu.events.waiting = True  # what BLOCKIRQ held back may come now
 
 
 def follow_debug_registers(vcpu: SoftwareVcpu) -> None:
@@ -66,6 +67,18 @@ def step_emulated(vcpu: SoftwareVcpu) -> Answer:
         return exits.Debug(Vector.DB, vcpu.backend.linear_rip(), dr6, 0)
     vcpu.events.queue(Vector.DB, payload=DR6_BS)
     return None
+
+
+def halt_after(vcpu: SoftwareVcpu, stepped: Answer) -> Answer:
+    """HLT is done.  The guest's own single step wakes it at once; a debugger that steps it hears
+    of that first, and then the guest halts."""
+    if vcpu.events.exception.pending:
+        return stepped
+    halted = vcpu.halt()
+    if stepped is None or halted is None:
+        return stepped or halted
+    vcpu.complete = lambda: halted
+    return stepped
 
 
 class SteppedView:

@@ -200,7 +200,9 @@ def test_faults_come_before_any_access_is_told(software: Kvm) -> None:
 
 
 def test_a_single_step_ends_after_the_emulated_instruction(software: Kvm) -> None:
-    guest = _guest(software, b"\x8b\x07\x89\x07\x90", DEVICE)
+    # A single step of HLT would wake it again, so UD2 ends it; its handler has no TF.
+    guest = _guest(software, b"\x8b\x07\x89\x07\x90\x0f\x0b", DEVICE)
+    handle(guest, 6, HLT)
     handler = handle(guest, 1, b"\x48\xff\xc3\x48\xcf")  # inc rbx; iretq
     guest.vcpu.regs.rflags |= RFLAGS_TF
     vmm = Vmm(guest)

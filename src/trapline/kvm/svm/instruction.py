@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from trapline.arch.exception import Vector
 from trapline.kvm import abi, exits
+from trapline.kvm.guest_debug import halt_after
 from trapline.kvm.svm.emulation import emulate
 from trapline.kvm.svm.skip import advance, skip
 from trapline.processor import SvmExit
@@ -29,7 +30,7 @@ def handle_cpuid(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answ
 
 
 def handle_hlt(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:
-    return skip(vcpu, backend, exit) or vcpu.halt()
+    return halt_after(vcpu, skip(vcpu, backend, exit))
 
 
 def handle_io_instruction(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from trapline.arch.exception import Vector
 from trapline.kvm import abi, exits
+from trapline.kvm.guest_debug import halt_after
 from trapline.kvm.vmx.emulation import emulate
 from trapline.kvm.vmx.skip import advance, skip
 from trapline.processor import VmExit
@@ -31,7 +32,7 @@ def handle_cpuid(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answe
 
 
 def handle_hlt(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
-    return skip(vcpu, backend, exit) or vcpu.halt()
+    return halt_after(vcpu, skip(vcpu, backend, exit))
 
 
 def handle_io_instruction(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
