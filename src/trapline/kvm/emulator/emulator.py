@@ -1,9 +1,7 @@
 """x86_emulate_instruction(): one instruction at CS:RIP, done by the hypervisor.
 
-It is the processor's own description that is replayed, on a copy of the registers; what reaches no
-memory goes to devices (`devices`), what a guest may not do by itself to the hypervisor
-(`intercepts`).  Nothing of it counts until it is complete, so it can be tried again once the VMM
-has answered.
+The processor's own description is replayed on a copy of the registers; `devices` are what is no
+memory, `intercepts` what a guest may not do.  Nothing counts until the instruction is complete.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from trapline.arch.exception import Vector
+from trapline.arch.registers import RFLAGS_TF
 from trapline.kvm import abi, exits, guest_debug
 from trapline.kvm.emulator import debug
 from trapline.kvm.emulator.devices import Awaited, Devices
@@ -146,6 +145,12 @@ class Emulator:
             answer = taken.act()
             replayer.load()
             state.rip = instruction.next_rip
+        except Fault:
+            # What a fault leaves changed, as #XM does MXCSR, is the description's business.
+            stepping = vcpu.state.system_flags & RFLAGS_TF
+            replayer.store()
+            vcpu.state.system_flags |= stepping
+            raise
         replayer.finish()
         if instruction.form.repeat and state.rip == start:
             is_done = False
@@ -159,9 +164,7 @@ class Emulator:
         traps, is_held = state.pending_debug, state.interrupt_shadow == _MOV_SS
         if not is_held:
             state.pending_debug = 0
-        replayer.store()
-        if vcpu.guest_debug & abi.GUESTDBG_SINGLESTEP:
-            guest_debug.set_rflags(vcpu, replayer.state.rflags)
+        self._store()
         self._devices.forget()
         has_told = bool(self._devices.outputs)
         if self._intercepts.locked_bus and self._reports_bus_locks():
@@ -170,6 +173,11 @@ class Emulator:
         yield from self._tell()
         trap = None if is_held else debug.take_traps(vcpu, traps)
         return trap or answer
+
+    def _store(self) -> None:
+        self._replayer.store()
+        if self._vcpu.guest_debug & abi.GUESTDBG_SINGLESTEP:
+            guest_debug.set_rflags(self._vcpu, self._replayer.state.rflags)
 
     def _tell(self) -> Generator[exits.Exit, None, None]:
         """What has been written, in order."""
