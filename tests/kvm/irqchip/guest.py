@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tests.kvm import guest as base
 from trapline.arch import apic, cpuid, msr, registers
 from trapline.kvm import Kvm, Vcpu, abi, exits
 
+Wait = Callable[[int, int], bytes]
+Write = Callable[[int, int], bytes]
+Read = Callable[[int, int], bytes]
+Story = Callable[[Kvm], list[int]]
 RESULTS = 0x60000
 TRAMPOLINE = 0x9000  # where a start-up IPI with vector 9 leads to
 AP_CODE = 0x80000
