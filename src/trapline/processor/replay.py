@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final, Protocol
 
 from trapline.arch.paging import PTE_BASE
-from trapline.processor import boundary
+from trapline.processor import boundary, exceptions
 from trapline.processor.core import Core
 from trapline.processor.interp import execute
 from trapline.processor.memory import FETCH, READ, WRITE, Bus, Memory
@@ -136,6 +136,10 @@ class Replayer(Core):
         """The boundary after it: what it causes is in `state.pending_debug`, a bus lock has been
         observed."""
         boundary.after(self)
+
+    def deliver(self, vector: int, error_code: int | None, *, kind: int, length: int) -> None:
+        """An event through the guest's IDT, instead of an instruction."""
+        exceptions.inject(self, vector, error_code, kind=kind, length=length)
 
     def store(self) -> None:
         """The processor goes on from here."""

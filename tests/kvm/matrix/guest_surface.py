@@ -82,8 +82,8 @@ class Nested(Bare):
         """Enter once; None at a handler's HLT."""
         raise NotImplementedError
 
-    def _look(self, at: int) -> Event:
-        event = super()._look(at)
+    def look(self, at: int) -> Event:
+        event = super().look(at)
         self._met.append(event)
         return event
 

@@ -19,7 +19,7 @@ HANDLERS, CODE, KERNEL_STACK, USER_STACK, DATA = 0x9000, 0x10000, 0x20000, 0x300
 EVERY_PAGE = range(0, SIZE, 0x1000)
 STACK_TOP = 0x8000  # above the stack segments' bases
 VECTORS = 32
-HANDLER_CS, HANDLER_SS, GUEST_CS, GUEST_SS, TR = 0x08, 0x10, 0x18, 0x20, 0x28
+HANDLER_CS, HANDLER_SS, GUEST_CS, GUEST_SS, TR, DATA_SELECTOR = 0x08, 0x10, 0x18, 0x20, 0x28, 0x38
 WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17})
 
 # Pages of DATA: 0, 1 and 13 are plain, 14 is absent, 8 to 11 are there for MTRRs.
@@ -164,7 +164,7 @@ def _segment(mode: Mode, cpl: int, name: str) -> Segment:
         return Segment.from_attributes(base >> 4, base, limit, d.AR_VIRTUAL_8086)
     if mode.is_real:
         return Segment.from_attributes(base >> 4, base, limit, rights)
-    selector = {"cs": GUEST_CS, "ss": GUEST_SS}.get(name, 0x38) | cpl
+    selector = {"cs": GUEST_CS, "ss": GUEST_SS}.get(name, DATA_SELECTOR) | cpl
     return Segment.from_attributes(selector, base, limit, d.with_dpl(rights, cpl))
 
 

@@ -5,7 +5,7 @@ Both are driven alike: start, stop at the HLT of a handler, look at its frame, g
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from tests.kvm.guest import Memory
@@ -95,7 +95,7 @@ class Surface:
         events: list[Event] = []
         while len(events) < self.limit:
             self.go()
-            event = self._look(at)
+            event = self.look(at)
             events.append(event)
             if event.vector == DB:
                 assert event.dr6 is not None
@@ -118,7 +118,7 @@ class Surface:
             **start.general,
         }
 
-    def _look(self, at: int) -> Event:
+    def look(self, at: int) -> Event:
         """At the handler that has just halted."""
         vector = modes.handler_of(self.get("rip"))
         if vector is None:
@@ -157,6 +157,10 @@ class Surface:
     # -- what the two kinds do differently -----------------------------------------------------
 
     def begin(self, start: Start, registers: dict[str, int]) -> None:
+        raise NotImplementedError
+
+    def system_registers(self) -> Sregs:
+        """What `begin` loads; a test may change it."""
         raise NotImplementedError
 
     def go(self) -> None:
@@ -218,6 +222,9 @@ class Bare(Surface):
         msrs.write(msr.IA32_MTRR_DEF_TYPE, msr.MTRR_DEF_TYPE_ENABLE | paging.MemoryType.WB)
         self._sregs = modes.start(mode, cpl, Sregs())
         self.state.pat, self.state.mxcsr, self.state.fcw = modes.PAT, 0x1F80, 0x37F
+
+    def system_registers(self) -> Sregs:
+        return self._sregs
 
     def begin(self, start: Start, registers: dict[str, int]) -> None:
         core, state = self.core, self.state
@@ -288,15 +295,18 @@ class Virtual(Surface):
         self.vcpu.set_cpuid2(entries)
         assert self.vcpu.set_msrs({msr.IA32_PAT: modes.PAT}) == 1
         self._sregs = modes.start(mode, cpl, self.vcpu.get_sregs())
-        self._cr0 = self._sregs.cr0
 
     def set_up_vm(self) -> None:
         """What must be asked of the VM before it has a vCPU."""
 
+    def system_registers(self) -> Sregs:
+        return self._sregs
+
     def begin(self, start: Start, registers: dict[str, int]) -> None:
-        vcpu = self.vcpu
-        self._sregs.cr0 = self._cr0 | (CR0_CD if start.is_cache_disabled else 0)
-        vcpu.set_sregs(self._sregs)
+        vcpu, sregs = self.vcpu, self._sregs
+        if start.is_cache_disabled:
+            sregs = replace(sregs, cr0=sregs.cr0 | CR0_CD)
+        vcpu.set_sregs(sregs)
         regs = vcpu.get_regs()
         for name, word in registers.items():
             setattr(regs, name, word)

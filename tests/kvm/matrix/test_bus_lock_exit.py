@@ -46,8 +46,8 @@ class Exiting(Virtual):
             self._met.append(found)
         raise AssertionError("bus lock exits for ever")
 
-    def _look(self, at: int) -> Event:
-        event = super()._look(at)
+    def look(self, at: int) -> Event:
+        event = super().look(at)
         self._met.append(event)
         return event
 

@@ -20,6 +20,7 @@ _INTERCEPTS: Final = (
     *(Intercept.INTR, Intercept.NMI, Intercept.CR0_SELECTIVE, Intercept.RDPMC, Intercept.CPUID),
     *(Intercept.INVD, Intercept.HLT, Intercept.IOIO, Intercept.MSR, Intercept.SHUTDOWN),
     *(Intercept.VMRUN, Intercept.WBINVD, Intercept.MONITOR, Intercept.MWAIT, Intercept.XSETBV),
+    Intercept.TASK_SWITCH,
     svm.INTERCEPT_WRITE_CR + 4,
     svm.INTERCEPT_WRITE_CR + 8,
 )

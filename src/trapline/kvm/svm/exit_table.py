@@ -22,6 +22,7 @@ from trapline.kvm.svm.instruction import (
     handle_rdpmc,
     handle_xsetbv,
 )
+from trapline.kvm.svm.task_switch import handle_task_switch
 from trapline.processor import SvmExit
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ HANDLERS: Final[dict[int, Handler]] = {
     ExitCode.IOIO: handle_io_instruction,
     ExitCode.MSR: handle_msr,
     ExitCode.SHUTDOWN: _handle_shutdown,
+    ExitCode.TASK_SWITCH: handle_task_switch,
     ExitCode.RDPMC: handle_rdpmc,
     ExitCode.INVD: handle_nothing,
     ExitCode.WBINVD: handle_nothing,

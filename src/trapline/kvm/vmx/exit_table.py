@@ -22,6 +22,7 @@ from trapline.kvm.vmx.instruction import (
 )
 from trapline.kvm.vmx.memory import handle_ept_violation
 from trapline.kvm.vmx.msr_access import handle_rdmsr, handle_wrmsr
+from trapline.kvm.vmx.task_switch import handle_task_switch
 from trapline.kvm.vmx.window import (
     handle_external_interrupt,
     handle_interrupt_window,
@@ -50,6 +51,7 @@ HANDLERS: Final[dict[int, Handler]] = {
     ExitReason.TRIPLE_FAULT: handle_triple_fault,
     ExitReason.INTERRUPT_WINDOW: handle_interrupt_window,
     ExitReason.NMI_WINDOW: handle_nmi_window,
+    ExitReason.TASK_SWITCH: handle_task_switch,
     ExitReason.CPUID: handle_cpuid,
     ExitReason.HLT: handle_hlt,
     ExitReason.INVD: handle_nothing,
