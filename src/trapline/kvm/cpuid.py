@@ -40,11 +40,13 @@ def supported(model: Iterable[CpuidEntry], quirks: Quirk = quirks.NONE) -> list[
     """KVM_GET_SUPPORTED_CPUID from the leaves of the processor's model."""
     leaves, entries = list(model), []
     quirks = applicable(quirks, leaves)
-    by_quirk = [one for quirk, some in _HIDDEN_BY_QUIRK.items() if quirk in quirks for one in some]
+    hidden = [one for quirk, some in _HIDDEN_BY_QUIRK.items() if quirk in quirks for one in some]
+    if is_amd(leaves) and not cpuid.has(leaves, cpuid.LBRV):
+        hidden.append(cpuid.BUS_LOCK_DETECT)  # a guest has no DEBUGCTL of its own then
     for entry in leaves:
         if entry.function == cpuid.NPT.function:
             entry = CpuidEntry(entry.function)  # without SVM there is nothing to say of it
-        for feature in (*_HIDDEN, *by_quirk):
+        for feature in (*_HIDDEN, *hidden):
             entry = _with(entry, feature, False)
         for feature in _SHOWN:
             entry = _with(entry, feature, True)
@@ -54,9 +56,13 @@ def supported(model: Iterable[CpuidEntry], quirks: Quirk = quirks.NONE) -> list[
 
 def applicable(quirks: Quirk, model: Iterable[CpuidEntry]) -> Quirk:
     """Those that say something of this processor."""
-    basic = cpuid.find(model, _BASIC)
-    is_amd = basic is not None and basic.ebx == _AMD_EBX
-    return quirks if is_amd else quirks & ~Quirk.SVM_NO_BUS_LOCK_DETECT
+    return quirks if is_amd(model) else quirks & ~Quirk.SVM_NO_BUS_LOCK_DETECT
+
+
+def is_amd(entries: Iterable[CpuidEntry]) -> bool:
+    """Whether these are the leaves of an AMD processor."""
+    basic = cpuid.find(entries, _BASIC)
+    return basic is not None and basic.ebx == _AMD_EBX
 
 
 def _with(entry: CpuidEntry, feature: Feature, present: bool) -> CpuidEntry:

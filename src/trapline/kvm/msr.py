@@ -39,6 +39,8 @@ _SPLIT_LOCK = (msr.TEST_CTRL, msr.IA32_CORE_CAPABILITIES)
 _FAMILY_AND_MODEL = 0x0FFF0FF0
 _TEST_CTRL_UNENUMERATED = (0x606A0, 0x606C0, 0x706D0)
 _READ_ONLY = {msr.IA32_MTRRCAP: 8 | msr.MTRRCAP_FIXED | msr.MTRRCAP_WC}
+# Last branches, and those before the last exception: none is recorded (kvm_get_msr_common).
+_READ_ONLY |= dict.fromkeys(range(msr.LAST_BRANCH_FROM_IP, msr.LAST_BRANCH_FROM_IP + 4), 0)
 _APIC = frozenset((msr.IA32_TSC_DEADLINE, *range(msr.X2APIC_FIRST, msr.X2APIC_LAST + 1)))
 _BTF_AND_LBR = msr.DEBUGCTL_BTF | msr.DEBUGCTL_LBR
 
@@ -54,7 +56,7 @@ def knows_test_ctrl(entries: Iterable[CpuidEntry]) -> bool:
 
 def indices(model: Iterable[CpuidEntry], quirks: Quirk = quirks.NONE) -> list[int]:
     """KVM_GET_MSR_INDEX_LIST."""
-    listed = {*_IN_PROCESSOR, *_MTRRS, msr.IA32_MTRRCAP, msr.IA32_MISC_ENABLE}
+    listed = {*_IN_PROCESSOR, *_MTRRS, msr.IA32_MISC_ENABLE}
     listed |= {msr.IA32_TSC, msr.IA32_PAT, msr.IA32_EFER, msr.IA32_APIC_BASE}
     if Quirk.DEBUGCTL_NOT_LISTED not in quirks:
         listed.add(msr.IA32_DEBUGCTL)

@@ -26,6 +26,7 @@ MODULES = (
     test_system_registers,
 )
 DIFFERENT = {
+    "test_lbr_and_btf_are_dropped_silently_and_other_bits_are_gp": "LBR is virtualized",
     "test_each_bus_lock_exits_after_it_was_done": "before",
     "test_the_bus_lock_exit_comes_before_the_debug_exception": "and before the lock",
     "test_an_interrupt_without_if_fails_the_entry": "EVENTINJ does not look at IF",

@@ -264,9 +264,13 @@ class SvmBackend(CoreBackend):
         self.vmcb.write("virt_ext", svm.VIRT_EXT_LBR if debugctl else 0)
 
     def supported_debugctl(self, has_bus_lock_detect: bool, has_rtm: bool) -> int:
-        """Upstream hides the feature and refuses the bit; here the guest gets both."""
-        has_it = has_bus_lock_detect and self.core.model.has(cpuid.BUS_LOCK_DETECT)
-        return msr.DEBUGCTL_BLD if has_it else 0
+        """Upstream hides BLD and refuses it; here the guest gets it.  Without LBR virtualization
+        a guest has no DEBUGCTL of its own."""
+        model = self.core.model
+        if not model.has(cpuid.LBRV):
+            return 0
+        has_bld = has_bus_lock_detect and model.has(cpuid.BUS_LOCK_DETECT)
+        return msr.DEBUGCTL_LBR | (msr.DEBUGCTL_BLD if has_bld else 0)
 
     def set_pat(self, pat: int) -> None:
         self.vmcb.write("g_pat", pat)
