@@ -36,5 +36,7 @@ def test_every_call_is_answered() -> None:
 
 def test_signatures_have_at_most_six_known_letters() -> None:
     for name, signature in CALLS.values():
-        if signature != "*" and not signature.startswith("!"):
-            assert re.fullmatch("[ifpsn]{0,6}", signature), name
+        if not signature.startswith("!"):
+            letters = signature.removeprefix("*")
+            assert re.fullmatch("[ifpsnboau]{0,6}", letters), name
+            assert not re.search("b(?!i)", letters), name  # the next argument is the size

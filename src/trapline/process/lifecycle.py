@@ -214,6 +214,7 @@ def clear_memory(memory: GuestMemory) -> None:
             unmap_memory(memory, area.start, area.size)
         memory.machine.tables.forget()
         memory.world.flush()
+        memory.has_writable_code = False
 
 
 def _close_on_exec(process: Process) -> None:

@@ -131,15 +131,8 @@ class GuestMachine:
         return window + (linear & layout.WINDOW - 1)
 
     def forget_code(self, start: int, end: int) -> None:
-        """Code in [start, end) has been replaced behind the processors' back.
-
-        Only a processor in software can hold on to it; giving it the slots anew makes it look.
-        """
-        for index in range(start >> 30, ((end - 1) >> 30) + 1):
-            window = self._windows.get(index)
-            if window is not None:
-                self.vm.set_user_memory_region(self._slot(window), 0, window, 0, 0)
-                self._set_window(index, window)
+        """What was code in [start, end) may be other code now, or none."""
+        self.vm.forget_code(self.host(start), end - start)
 
     def _slot(self, window: int) -> int:
         return (window - layout.FIRST_WINDOW) // layout.WINDOW + 1

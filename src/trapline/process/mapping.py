@@ -135,6 +135,7 @@ def _record(
 ) -> int:
     shared = flags & MAP_TYPE != MAP_PRIVATE
     area = Area(linear, linear + size, prot & 7, shared)
+    memory.will_change(0, prot)
     if not flags & MAP_ANONYMOUS:
         area = _with_file(area, fd, offset)
     memory.areas.add(area)
@@ -158,13 +159,8 @@ def _forget_pages(memory: GuestMemory, linear: int, size: int) -> None:
     removed = memory.areas.remove(linear, linear + size)
     if memory.machine.tables.clear(linear, linear + size):
         memory.world.flush()
-        code = [area for area in removed if area.prot & PROT_EXEC]
-        if code:
-            # A slot is away for a moment, which nobody must notice.
-            with memory.world.stopped():
-                for area in code:
-                    memory.machine.forget_code(area.start, area.end)
     for area in removed:
+        memory.machine.forget_code(area.start, area.end)
         memory.removed(area)
 
 
@@ -220,6 +216,7 @@ def _protect_area(memory: GuestMemory, area: Area, prot: int) -> int:
     narrowed = memory.machine.tables.protect(area.start, area.end, page_flags(prot))
     if narrowed:
         memory.world.flush()
+    memory.will_change(area.prot, prot)
     result = memory.calls(MPROTECT, memory.host(area.start), area.size, host_prot(prot))
     if result < 0:
         memory.machine.tables.protect(area.start, area.end, page_flags(area.prot))
@@ -288,6 +285,7 @@ def _move(memory: GuestMemory, area: Area, new_size: int, flags: int, target: in
     if result < 0:
         return result
     linear = target if flags & MREMAP_FIXED else result
+    memory.machine.forget_code(area.start, area.end)
     if not keep:
         memory.areas.remove(area.start, area.end)
         if area.start < layout.LOW_SIZE:
@@ -329,6 +327,7 @@ def advise_memory(memory: GuestMemory, address: int, size: int, advice: int) -> 
             if area.start != place:
                 result = -errno.ENOMEM
             done = memory.calls(MADVISE, memory.host(area.start), area.size, advice)
+            memory.machine.forget_code(area.start, area.end)
             if done < 0:
                 return done
             place = area.end

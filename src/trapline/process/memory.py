@@ -10,7 +10,6 @@ import errno
 import os
 import struct
 import threading
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -54,9 +53,6 @@ class World(Protocol):
     def flush(self) -> None:
         """Make every processor forget translations before it runs on."""
 
-    def stopped(self) -> AbstractContextManager[None]:
-        """Keep every other thread out of the guest for as long as the block takes."""
-
     def mapped(self, area: Area) -> None: ...
 
     def unmapped(self, area: Area) -> None: ...
@@ -77,6 +73,8 @@ class GuestMemory:
         self.calls = HostCalls()  # for use under the lock
         self._own = threading.local()  # each thread's, for use without it
         self.journal: Journal | None = None
+        # Whether there is memory that holds code, or once did, and that calls can write to.
+        self.has_writable_code = False
         self.brk_start = 0
         self.brk_end = 0
 
@@ -100,6 +98,16 @@ class GuestMemory:
         """Say that an area is there now, or may be executed now."""
         if area.file is not None:
             self.world.mapped(area)
+
+    def will_change(self, before: int, prot: int) -> None:
+        """An area is about to have these rights: may calls of the host put code into it?"""
+        if prot & PROT_WRITE and (before | prot) & PROT_EXEC:
+            self.has_writable_code = True
+
+    def was_written(self, linear: int, size: int) -> None:
+        """The host has, or may have, stored something there for the program."""
+        if self.has_writable_code:
+            self.machine.forget_code(linear, linear + size)
 
     def removed(self, area: Area) -> None:
         if area.file is not None:
@@ -153,6 +161,12 @@ class GuestMemory:
         data = bytes(data)
         if self.journal is not None:
             self.journal.touch(linear, len(data))
+        try:
+            self._write(linear, data)
+        finally:
+            self.was_written(linear, len(data))
+
+    def _write(self, linear: int, data: bytes) -> None:
         with self.lock:
             whole = self.areas.find(linear)
             if whole and whole.file is None and linear + len(data) <= whole.end:
@@ -270,6 +284,7 @@ class GuestMemory:
             self.world.flush()
             flags = _PRIVATE_ANONYMOUS_FIXED
             self.calls(_MMAP, self.host(page), PAGE, 0, flags, (1 << 64) - 1, 0)
+            self.machine.forget_code(page, page + PAGE)
             self.areas.add(replace(area, file_end=max(page, area.start + 1)))
             return True
 

@@ -54,11 +54,34 @@ def system_call(thread: Thread) -> None:
         result = handler(thread)
     except OSError as error:  # only our own: bad pointers and what handlers look up on the host
         result = -(error.errno or errno.EFAULT)
+    if thread.process.memory.has_writable_code:
+        _forget_written(thread, number)
     if result in _INTERRUPTED and result is not None:
         result = thread.process.signals.after_call(thread, result)
     if result is not None:
         regs.rax = result & _MASK
     thread.call_number = -1
+
+
+# How much a call may write at a pointer: the largest structures, and as much as arrays have.
+_WRITTEN = {"o": 512, "u": 512, "a": 1 << 16}
+
+
+def _written(signature: str) -> list[tuple[str, str | None, int]]:
+    """What a call may write: (argument, the one with its size or None, the most otherwise)."""
+    letters = list(enumerate(signature.lstrip("*")))
+    sized = [(_ARGUMENTS[i], _ARGUMENTS[i + 1], 0) for i, letter in letters if letter == "b"]
+    return sized + [(_ARGUMENTS[i], None, _WRITTEN[x]) for i, x in letters if x in _WRITTEN]
+
+
+_OUTPUTS = {number: found for number, (_, row) in CALLS.items() if (found := _written(row))}
+
+
+def _forget_written(thread: Thread, number: int) -> None:
+    """Where the host may have stored something, there may be other code now."""
+    memory, regs = thread.process.memory, thread.vcpu.regs
+    for name, size, most in _OUTPUTS.get(number, ()):
+        memory.was_written(getattr(regs, name), getattr(regs, size) if size else most)
 
 
 def as_file(thread: Thread, number: int) -> int:
@@ -77,9 +100,8 @@ def as_path(thread: Thread, linear: int) -> int:
 
 _CONVERTERS: dict[str, Callable[[Thread, int], int]] = {
     "f": as_file,
-    "p": as_pointer,
     "s": as_path,
-    "n": as_pointer,
+    **dict.fromkeys("npbuoa", as_pointer),
 }
 
 
@@ -121,7 +143,7 @@ def _fill() -> None:
     for number, (_, signature) in CALLS.items():
         if signature.startswith("!"):
             handlers[number] = _refuse(signature[1:])
-        elif signature != "*":
+        elif not signature.startswith("*"):
             handlers[number] = _pass_through(number, signature)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from trapline.process.syscalls.dispatch import Handler, handlers
 from trapline.process.syscalls.table import NUMBERS
-from trapline.process.syscalls.vectors import vector_io
+from trapline.process.syscalls.vectors import vector_output
 
 if TYPE_CHECKING:
     from trapline.process.thread import Thread
@@ -50,5 +50,5 @@ def _limited(handler: Handler, by_path: bool) -> Handler:
 for _name in ("write", "pwrite64", "sendfile", "ftruncate", "fallocate"):
     handlers[NUMBERS[_name]] = _limited(handlers[NUMBERS[_name]], by_path=False)
 for _name in ("writev", "pwritev", "pwritev2"):
-    handlers[NUMBERS[_name]] = _limited(vector_io, by_path=False)
+    handlers[NUMBERS[_name]] = _limited(vector_output, by_path=False)
 handlers[NUMBERS["truncate"]] = _limited(handlers[NUMBERS["truncate"]], by_path=True)

@@ -122,6 +122,7 @@ def shmat(thread: Thread) -> int:
         prot = PROT_READ if flags & _SHM_RDONLY else PROT_READ | PROT_WRITE
         prot |= PROT_EXEC if flags & _SHM_EXEC else 0
         linear = address or linear
+        memory.will_change(0, prot)
         memory.areas.add(Area(linear, linear + size, prot, True, name=f"/SYSV{segment:08x}"))
         return linear
 

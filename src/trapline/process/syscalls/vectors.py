@@ -30,6 +30,7 @@ class _Copies:
     def __init__(self, thread: Thread) -> None:
         self._thread = thread
         self._kept: list[ctypes.Array[ctypes.c_char]] = []
+        self._places: list[tuple[int, int]] = []
 
     def put(self, data: bytes) -> int:
         buffer = ctypes.create_string_buffer(data, max(len(data), 1))
@@ -42,6 +43,7 @@ class _Copies:
             raise OSError(errno.EINVAL, "too many parts")
         data = self._thread.process.memory.read(linear, count * _IOVEC_SIZE) if count else b""
         words = list(struct.unpack(f"<{2 * count}Q", data))
+        self._places += zip(words[::2], words[1::2], strict=True)
         pointer = self._thread.process.memory.pointer
         # A part without bytes may point anywhere.
         words[::2] = [
@@ -54,16 +56,33 @@ class _Copies:
         """A translated copy of a msghdr."""
         name, name_size, parts, count, control, control_size, flags = _MESSAGE.unpack(data)
         pointer = self._thread.process.memory.pointer
+        self._places += [(name, name_size), (control, control_size)]
         return _MESSAGE.pack(
             pointer(name), name_size, self.iovec(parts, count), count,
             pointer(control), control_size, flags,
         )  # fmt: skip
 
+    def were_written(self) -> None:
+        """The call may have stored something wherever the parts point."""
+        for linear, size in self._places:
+            self._thread.process.memory.was_written(linear, size)
 
-@handles("readv", "writev", "preadv", "pwritev", "preadv2", "pwritev2", "vmsplice")
-def vector_io(thread: Thread) -> int:
-    fd, parts, count, a, b, c = arguments(thread)
+
+@handles("writev", "pwritev", "pwritev2", "vmsplice")
+def vector_output(thread: Thread) -> int:
+    return _vector_io(thread, _Copies(thread))
+
+
+@handles("readv", "preadv", "preadv2")
+def vector_input(thread: Thread) -> int:
     copies = _Copies(thread)
+    result = _vector_io(thread, copies)
+    copies.were_written()
+    return result
+
+
+def _vector_io(thread: Thread, copies: _Copies) -> int:
+    fd, parts, count, a, b, c = arguments(thread)
     return thread.calls(
         thread.call_number, as_file(thread, fd), copies.iovec(parts, count), count, a, b, c
     )
@@ -78,19 +97,23 @@ def process_vm(thread: Thread) -> int:
         there = copies.iovec(remote, remote_count)
     else:
         there = as_pointer(thread, remote)
-    return thread.calls(
+    result = thread.calls(
         thread.call_number, pid, copies.iovec(local, local_count), local_count, there,
         remote_count, flags,
     )  # fmt: skip
+    copies.were_written()
+    return result
 
 
 @handles("process_madvise")
 def process_madvise(thread: Thread) -> int:
     fd, parts, count, advice, flags, _ = arguments(thread)
     copies = _Copies(thread)
-    return thread.calls(
+    result = thread.calls(
         thread.call_number, as_file(thread, fd), copies.iovec(parts, count), count, advice, flags
     )
+    copies.were_written()
+    return result
 
 
 @handles("sendmsg")
@@ -109,6 +132,7 @@ def recvmsg(thread: Thread) -> int:
     copies = _Copies(thread)
     place = copies.put(copies.message(original))
     result = thread.calls(NUMBERS["recvmsg"], as_file(thread, fd), place, flags)
+    copies.were_written()
     if result >= 0:
         memory.write(message, _received(original, place))
     return result
@@ -139,6 +163,7 @@ def many_messages(thread: Thread) -> int:
     result = thread.calls(
         thread.call_number, as_file(thread, fd), place, count, flags, as_pointer(thread, timeout)
     )
+    copies.were_written()
     for index in range(max(result, 0)):
         at = place + index * _MMESSAGE_SIZE
         length = ctypes.string_at(at + _MESSAGE.size, 8)
