@@ -212,7 +212,7 @@ def clear_memory(memory: GuestMemory) -> None:
     with memory.lock:
         for area in memory.areas:
             unmap_memory(memory, area.start, area.size)
-        memory.machine.tables.forget()
+        memory.machine.forget_tables()
         memory.world.flush()
         memory.has_writable_code = False
 

@@ -134,6 +134,17 @@ class GuestMachine:
         """What was code in [start, end) may be other code now, or none."""
         self.vm.forget_code(self.host(start), end - start)
 
+    def forget_tables(self) -> None:
+        """Drop the program's half of the page tables.  Only one thread may be left.
+
+        A KVM that shadows them does not see what the VMM writes there, and the tables made from
+        now on lie where others lay: a slot that comes back makes it look at everything.
+        """
+        self.tables.forget()
+        for index, window in list(self._windows.items())[:1]:
+            self.vm.set_user_memory_region(self._slot(window), 0, window, 0, 0)
+            self._set_window(index, window)
+
     def _slot(self, window: int) -> int:
         return (window - layout.FIRST_WINDOW) // layout.WINDOW + 1
 

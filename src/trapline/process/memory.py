@@ -82,7 +82,7 @@ class GuestMemory:
         """From now on note each private page before it is first written."""
         with self.lock:
             self.journal = Journal(self)
-            self.machine.tables.forget()  # pages become writable again one by one
+            self.machine.forget_tables()  # pages become writable again one by one
             self.world.flush()
 
     def end_journal(self) -> Journal | None:
