@@ -90,31 +90,51 @@ def elf64(code: bytes, at: int = 0x200000, entry: int | None = None) -> bytes:
     return header + segment + code
 
 
-def build(folder: Path, source: str, *flags: str, link: tuple[str, ...] = ()) -> Path:
+def build(
+    folder: Path,
+    *sources: str,
+    flags: tuple[str, ...] = (),
+    link: tuple[str, ...] = ("-T", str(IMAGES / "guest.ld")),
+) -> Path:
     """Compile and link one freestanding image, or skip where that cannot be done."""
     if shutil.which("gcc") is None or shutil.which("ld") is None:
         pytest.skip("there is no gcc or no ld here")
-    compiled, linked = folder / f"{source}.o", folder / f"{source}.elf"
-    options = ("-g", "-ffreestanding", "-fno-pic", "-c", *flags)
-    compiling = ["gcc", *options, "-o", compiled, IMAGES / source]
-    done = subprocess.run(compiling, capture_output=True, text=True, timeout=60)
-    if done.returncode:
-        pytest.skip(f"gcc {' '.join(flags)} cannot compile freestanding code: {done.stderr[:200]}")
-    script = ("-T", str(IMAGES / "guest.ld"))
-    linking = ["ld", *link, "-n", "--build-id=none", *script, "-o", linked, compiled]
+    linked = folder / f"{Path(sources[-1]).stem}.elf"
+    objects = []
+    for source in sources:
+        objects.append(str(folder / f"{source}.o"))
+        options = ("-g", "-ffreestanding", "-fno-pic", "-c", *flags)
+        compiling = ["gcc", *options, "-o", objects[-1], str(IMAGES / source)]
+        done = subprocess.run(compiling, capture_output=True, text=True, timeout=60)
+        if done.returncode:
+            pytest.skip(f"gcc {' '.join(flags)} cannot compile this: {done.stderr[:200]}")
+    linking = ["ld", "-n", "--build-id=none", *link, "-o", str(linked), *objects]
     subprocess.run(linking, check=True, capture_output=True, timeout=60)
     return linked
 
 
-def build32(folder: Path, source: str) -> Path:
-    """Compile one 32-bit multiboot image in C, with symbols and lines."""
-    flags = ("-m32", "-O2", "-fno-stack-protector", "-Wall", "-Wextra", "-Werror")
-    return build(folder, source, *flags, link=("-m", "elf_i386"))
+_C = ("-O2", "-fno-stack-protector", "-Wall", "-Wextra", "-Werror")
+
+
+def build32(folder: Path, source: str, *flags: str) -> Path:
+    """One 32-bit multiboot image in C, with symbols and lines."""
+    script = ("-m", "elf_i386", "-T", str(IMAGES / "guest.ld"))
+    return build(folder, source, flags=("-m32", "-mgeneral-regs-only", *_C, *flags), link=script)
+
+
+def build_long(folder: Path, source: str) -> tuple[Path, Path]:
+    """64-bit C behind images/long_boot.S: as ELF32, in the manner of kvm-unit-tests, and as
+    ELF64."""
+    flags = ("-mno-red-zone", "-mgeneral-regs-only", *_C)
+    return _both(build(folder, "long_boot.S", source, flags=flags))
 
 
 def build_long_mode(folder: Path) -> tuple[Path, Path]:
-    """images/long_mode.S as ELF32, in the manner of kvm-unit-tests, and as ELF64."""
-    image = build(folder, "long_mode.S")
-    narrow = folder / "guest32.elf"
+    """images/long_mode.S as ELF32 and as ELF64."""
+    return _both(build(folder, "long_mode.S"))
+
+
+def _both(image: Path) -> tuple[Path, Path]:
+    narrow = image.with_name(f"{image.stem}32.elf")
     subprocess.run(["objcopy", "-O", "elf32-i386", image, narrow], check=True, timeout=60)
     return narrow, image

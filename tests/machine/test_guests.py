@@ -259,8 +259,7 @@ def test_a_processor_without_the_feature_refuses_the_bit(tmp_path: Path) -> None
 
 
 def test_32_bit_c_code_boots(tmp_path: Path) -> None:
-    flags = ("-m32", "-O2", "-fno-stack-protector")
-    image = guests.build(tmp_path, "protected_mode.c", *flags, link=("-m", "elf_i386"))
+    image = guests.build32(tmp_path, "protected_mode.c")
     done = run(image.read_bytes(), "guest a=b", memory=32 * MIB)
     assert done.output == b"guest a=b\n31744 KiB\n"
     assert done.ending.status == STATUS

@@ -65,6 +65,7 @@ class StoppedProcessor:
 
     def __init__(self, core: Core, number: int, board: Board, path: str) -> None:
         self._core, self._board, self._path = core, board, path
+        self._vcpu = board.vcpus[number]
         self.tid, self.name = number, f"vCPU {number}"
 
     @property
@@ -76,13 +77,13 @@ class StoppedProcessor:
         return {name: int(getattr(state, name)) for name in _REGISTERS}
 
     def read(self, linear: int, size: int) -> bytes:
-        return read_linear(self._board, self._board.vcpu, linear, size)
+        return read_linear(self._board, self._vcpu, linear, size)
 
     def region(self, linear: int) -> Region | None:
         """The image's segment at an address, or the page of memory that is mapped there."""
         if linear < 0:
             return None
-        there = self._board.vcpu.translate(linear)
+        there = self._vcpu.translate(linear)
         if not there.valid:
             return None
         physical = there.physical_address

@@ -110,6 +110,17 @@ def before(core: Core) -> None:
     choose_signals(core)
 
 
+def before_kick(core: Core) -> None:
+    """Take what comes before an external interrupt, in whose place a hypervisor sees a kick: the
+    debug traps of the last instruction, which would be lost with the exit."""
+    q = core.state.q
+    if q[_PENDING] and q[_SHADOW] != SHADOW_MOV_SS:
+        try:
+            _take_debug_traps(core)
+        except Fault as fault:
+            exceptions.deliver_fault(core, fault)
+
+
 def begin(core: Core) -> None:
     """Note what the next instruction begins with, for `after` to know."""
     q, notes = core.state.q, core.memory.notes

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from trapline.arch import cpuid, msr, registers, svm
 from trapline.arch.debug import force_dr6_reserved, force_dr7_reserved
 from trapline.arch.svm import EventType
+from trapline.processor import boundary
 from trapline.processor.exceptions import inject
 from trapline.processor.fault import Fault
 from trapline.processor.guest import SOFTWARE_EXCEPTION
@@ -88,6 +89,7 @@ def _until_exit(core: Core, vmcb: Vmcb, guest: SvmGuest) -> SvmExit:
             core.run()
             if state.attention:
                 state.attention = 0
+                boundary.before_kick(core)
                 guest.intercept_interrupt()
             elif state.activity:
                 time.sleep(_NAP)

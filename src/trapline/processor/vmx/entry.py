@@ -14,6 +14,7 @@ from trapline.arch import vmx
 from trapline.arch.registers import EFER_LMA
 from trapline.arch.vmcs import Field
 from trapline.arch.vmx import ExitReason
+from trapline.processor import boundary
 from trapline.processor.exceptions import inject
 from trapline.processor.guest import HARDWARE_EXCEPTION, Leave, VmExit
 from trapline.processor.vmx.intercepts import VmxGuest
@@ -146,6 +147,7 @@ def _until_exit(core: Core, vmcs: Vmcs, guest: VmxGuest) -> VmExit:
             core.run()
             if state.attention:
                 state.attention = 0
+                boundary.before_kick(core)
                 guest.intercept_interrupt()
             elif state.activity:
                 time.sleep(_NAP)
