@@ -71,6 +71,14 @@ class Laboratory:
         self.memory.write(at, struct.pack("<26I", *words))
         self.memory.write(at + 0x66, struct.pack("<H", 0x68))
 
+    def page(self, linear: int, clear: int = 0, set_: int = 0) -> None:
+        """Change the flags of a page of 4 KiB, before the guest has touched it."""
+        levels = {"32-bit": 2, "PAE": 3, "4-level": 4, "5-level": 5}[self.mode.paging]
+        size = 4 if levels == 2 else 8
+        at = modes.TABLES + 0x1000 * (levels - 1) + size * (linear >> 12)
+        word = self.word(at, size) & ~clear | set_
+        self.memory.write(at, word.to_bytes(size, "little"))
+
     def put(self, at: int, code: str) -> int:
         """Code in hexadecimal, spaces welcome."""
         self.memory.write(at, bytes.fromhex(code))

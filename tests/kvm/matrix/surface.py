@@ -19,8 +19,9 @@ from trapline.kvm import DebugRegs, Quirk, Sregs, exits, open_kvm
 from trapline.kvm.structures import SREGS_SEGMENTS
 from trapline.processor import Core, Ram
 
-MODELS = {"intel": "sapphire-rapids,+la57", "amd": "zen5,+la57"}
-WITHOUT = {"intel": "icelake,+la57", "amd": "zen4,+la57"}  # no bus lock detection
+_FEATURES = ",+la57,+umip,+pku,+pcid,+invpcid,+fsgsbase"
+MODELS = {"intel": "sapphire-rapids" + _FEATURES, "amd": "zen5" + _FEATURES}
+WITHOUT = {"intel": "icelake" + _FEATURES, "amd": "zen4" + _FEATURES}  # no bus lock detection
 NO_QUIRKS = Quirk(0)
 ENOUGH = 12  # handlers that one guest may enter before it is given up
 _FIRST_CODE, _CODE_END = 0x100, 0x10000

@@ -116,7 +116,7 @@ def invpcid(core: Core, instruction: Decoded) -> None:
     descriptor = core.memory.read(operands.linear_of(core, source, 16), 16)
     identifier, linear = descriptor & MASK_64, descriptor >> 64
     state = core.state
-    if kind > 3 or (kind < 2 and identifier >> 12):
+    if kind > 3 or identifier >> 12:
         raise Fault(GP, 0)
     if kind < 2 and identifier and not state.cr4 & CR4_PCIDE:
         raise Fault(GP, 0)
