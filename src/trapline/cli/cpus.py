@@ -6,11 +6,12 @@ import argparse
 
 from trapline.arch import cpuid
 from trapline.kvm import abi, open_kvm
-from trapline.processor import MODELS, Model
+from trapline.processor import FEATURES, MODELS, Model
 
 EPILOG = """\
 examples:
   trapline cpus                                      the table
+  trapline cpus --features                           what +FEATURE and -FEATURE may name
   trapline run --cpu zen5 guest.elf                  one of them
   trapline run --cpu max,-bus_lock_detect guest.elf  one of them without a feature
 
@@ -24,18 +25,32 @@ HEADINGS = ("MODEL", "VENDOR", "#DB", "#AC", "EXIT")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This verb has no options."""
+    """The options of this verb."""
     parser.epilog = EPILOG
+    parser.add_argument(
+        "--features", action="store_true", help="list the features, and which models have each"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the table."""
-    rows = [HEADINGS, *map(_row, MODELS.values())]
+    if options.features:
+        _print([("FEATURE", "MODELS"), *map(_feature_row, sorted(FEATURES))])
+    else:
+        _print([HEADINGS, *map(_row, MODELS.values())])
+    return 0
+
+
+def _print(rows: list[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
-    return 0
+
+
+def _feature_row(name: str) -> tuple[str, str]:
+    having = [chosen.name for chosen in MODELS.values() if chosen.has(FEATURES[name])]
+    return name, "all" if len(having) == len(MODELS) else ", ".join(having) or "-"
 
 
 def _row(chosen: Model) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from trapline.processor.buslock import BusLock, Cause, Outcome
 from trapline.processor.cluster import Cluster
 from trapline.processor.core import Core
-from trapline.processor.cpuid import MODELS, Model, model
+from trapline.processor.cpuid import FEATURES, MODELS, Model, model
 from trapline.processor.decode import Decoded, decode, disassemble
 from trapline.processor.events import Observer
 from trapline.processor.fault import Fault, HostLimit, Undefined
@@ -18,6 +18,7 @@ from trapline.processor.vmx import Vmcs, VmFail, enter
 
 __all__ = [
     "HARDWARE_EXCEPTION",
+    "FEATURES",
     "MODELS",
     "NESTED_EPT",
     "BusLock",

@@ -6,6 +6,8 @@ signature, and in what they can tell of bus locks.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from trapline.arch import cpuid
@@ -106,20 +108,31 @@ def model(text: str) -> Model:
     """A model by `NAME` or `NAME,+feature,-feature`."""
     name, *changes = text.split(",")
     if name not in MODELS:
-        raise HostLimit(f"There is no processor model {name!r}; there are {', '.join(MODELS)}.")
+        near = _near(name, MODELS)
+        raise HostLimit(
+            f"There is no processor model {name!r}{near}; there are {', '.join(MODELS)}."
+        )
     chosen = MODELS[name]
     features = set(chosen.features)
     for change in changes:
-        feature = FEATURES.get(change[1:].lower().replace("-", "_"))
-        if feature is None or change[:1] not in ("+", "-"):
-            raise HostLimit(f"{change!r} is not +FEATURE or -FEATURE with a known feature.")
-        (features.add if change[0] == "+" else features.discard)(feature)
+        if change[:1] not in ("+", "-"):
+            raise HostLimit(f"{change!r} is neither +FEATURE nor -FEATURE.")
+        wanted = change[1:].lower().replace("-", "_")
+        if wanted not in FEATURES:
+            raise HostLimit(f"There is no feature {change[1:]!r}{_near(wanted, FEATURES)}.")
+        (features.add if change[0] == "+" else features.discard)(FEATURES[wanted])
     if not changes:
         return chosen
     split_lock_ac = chosen.has_split_lock_ac
     if (cpuid.CORE_CAPABILITIES in features) != chosen.has(cpuid.CORE_CAPABILITIES):
         split_lock_ac = cpuid.CORE_CAPABILITIES in features
     return replace(chosen, name=text, features=frozenset(features), has_split_lock_ac=split_lock_ac)
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """A hint, where something much like it is known."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 # -- the leaves ------------------------------------------------------------------------------------
