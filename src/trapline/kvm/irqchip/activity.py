@@ -93,6 +93,7 @@ class Activity:
         if has_init:
             registers.init(self._vcpu)
             one.reset()
+            nmis = 0
             is_first = self._vcpu.apic_base & APIC_BASE_BSP
             self.state = MpState.RUNNABLE if is_first else MpState.INIT_RECEIVED
         for _ in range(min(nmis, 2)):
