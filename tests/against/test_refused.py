@@ -55,11 +55,14 @@ FOREIGN = {
     "SERIALIZE": ("serialize", "0f 01 e8"),
     "HRESET": ("hreset", "f3 0f 3a f0 c0 00"),
     "UINTR": ("senduipi", "f3 0f c7 f0"),
-    "SVM": ("vmmcall", "0f 01 d9"),
+    "SVM": ("invlpgb", "0f 01 fe"),
 }
 NOTHING = (
     "0f 04", "0f 0a", "0f 24 c0", "0f 36", "0f c7 07", "ff ff", "fe d0", "d9 d1", "0f 0b",
     "0f b9 c0", "f0 01 c0", "f0 90", "f0 8b 07", "f0 0f a3 07", "06", "60", "d6",
+    # VMX and SVM, without a hypervisor below.
+    "0f 01 c1", "0f 01 c2", "0f c7 37", "0f 78 07", "0f 01 d8", "0f 01 d9", "0f 01 dc",
+    "0f 01 c8", "0f 01 c9",
 )  # fmt: skip
 UNDEFINED = Fault(6)
 

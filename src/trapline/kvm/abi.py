@@ -59,6 +59,12 @@ GET_XCRS: Final = 0x8188AEA6
 SET_XCRS: Final = 0x4188AEA7
 
 
+# KVM_X86_QUIRK_*: what KVM does otherwise than a processor, until KVM_CAP_DISABLE_QUIRKS2.
+QUIRK_FIX_HYPERCALL_INSN = 1 << 5
+QUIRK_MWAIT_NEVER_UD_FAULTS = 1 << 6
+QUIRKS = QUIRK_FIX_HYPERCALL_INSN | QUIRK_MWAIT_NEVER_UD_FAULTS
+
+
 class Capability(IntEnum):
     """KVM_CAP_*, those this hypervisor knows or its users ask for."""
 

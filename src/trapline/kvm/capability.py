@@ -42,6 +42,8 @@ _ALWAYS: dict[int, int] = {
     Capability.TSC_DEADLINE_TIMER: 1,
     Capability.GET_MSR_FEATURES: 1,
     Capability.EXCEPTION_PAYLOAD: 1,
+    Capability.DISABLE_QUIRKS: 1,
+    Capability.DISABLE_QUIRKS2: abi.QUIRKS,
     Capability.X86_TRIPLE_FAULT_EVENT: 1,
 }
 

@@ -23,6 +23,9 @@ _PDPTE_RESERVED: Final = 0x1E6
 class CoreBackend:
     """A core for good, and the second stage of its paging."""
 
+    hypercall: bytes
+    """The instruction that this vendor's guests call the hypervisor by."""
+
     def __init__(self, core: Core, slots: Slots, platform: Silicon) -> None:
         self.core = core
         self.slots = slots

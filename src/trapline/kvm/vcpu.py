@@ -46,6 +46,8 @@ class SoftwareVcpu:
         self.has_payloads = False
         """KVM_CAP_EXCEPTION_PAYLOAD: userspace sees pending exceptions and their payloads."""
         self.quirks = quirks.NONE
+        self.disabled_quirks = 0
+        """abi.QUIRK_*: those of KVM's own that userspace does without."""
         self.force_emulation_prefix = 0
         """KVM's module parameter of that name: not 0 is on, bit 1 has it clear RFLAGS.RF."""
         self.guest_debug = 0

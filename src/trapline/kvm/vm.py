@@ -38,6 +38,7 @@ class SoftwareVm:
         self._vcpus: dict[int, SoftwareVcpu] = {}
         self._chip: Chip | None = None
         self._has_payloads = False
+        self._disabled_quirks = 0
 
     def check_extension(self, capability: int) -> int:
         return check_extension(capability, self._platform.has_bus_lock_exit)
@@ -58,6 +59,8 @@ class SoftwareVm:
             self._split_irqchip(first)
         elif capability == quirks.CAPABILITY:
             self._enable_quirks(first)
+        elif capability in (Capability.DISABLE_QUIRKS, Capability.DISABLE_QUIRKS2):
+            self._disable_quirks(first, capability == Capability.DISABLE_QUIRKS2)
         else:
             raise _invalid()
 
@@ -68,6 +71,14 @@ class SoftwareVm:
         self._quirks |= applicable(Quirk(wanted), self._platform.supported_cpuid())
         for vcpu in self._vcpus.values():
             vcpu.set_quirks(self._quirks)
+
+    def _disable_quirks(self, unwanted: int, is_checked: bool) -> None:
+        """KVM's own quirks, which are on from the start."""
+        if is_checked and unwanted & ~abi.QUIRKS:
+            raise _invalid()
+        self._disabled_quirks |= unwanted & abi.QUIRKS
+        for vcpu in self._vcpus.values():
+            vcpu.disabled_quirks = self._disabled_quirks
 
     def _split_irqchip(self, pins: int) -> None:
         """The local APICs are ours; the 8259 and an I/O APIC of so many pins, the VMM's."""
@@ -115,6 +126,7 @@ class SoftwareVm:
         vcpu = SoftwareVcpu(vcpu_id, self._platform.create(vcpu_id, self._slots), self._slots)
         vcpu.has_payloads = self._has_payloads
         vcpu.set_quirks(self._quirks)
+        vcpu.disabled_quirks = self._disabled_quirks
         vcpu.force_emulation_prefix = self._force_emulation_prefix
         if self._chip is not None:
             vcpu.attach_apic(self._chip)

@@ -14,7 +14,7 @@ from trapline.arch.registers import RFLAGS_IF, RFLAGS_RF, RFLAGS_TF
 from trapline.processor import buslock, debug, exceptions, segment
 from trapline.processor.buslock import Cause
 from trapline.processor.fault import Fault
-from trapline.processor.guest import EXTERNAL_INTERRUPT, NMI, WATCH_MONITOR_TRAP
+from trapline.processor.guest import EXTERNAL_INTERRUPT, NMI, WATCH_MONITOR_TRAP, WATCH_PAUSE
 from trapline.processor.memory import change_host
 from trapline.processor.notes import LockedAccess
 from trapline.processor.state import AFTER_BUS_LOCK, BEFORE_BUS_LOCK, INDEX, OFFSET
@@ -40,6 +40,7 @@ _FLAGS, _SHADOW, _PENDING = (
 _DEBUGCTL, _CPL, _DR7 = INDEX["debugctl"], INDEX["cpl"], INDEX["dr7"]
 _SEEN, _SIGNALS = INDEX["bus_lock_seen"], INDEX["bus_lock_signals"]
 _LINES = INDEX["lines"]
+_STEPPED = WATCH_MONITOR_TRAP | WATCH_PAUSE
 
 
 class InterruptLines:
@@ -79,7 +80,7 @@ def must_step(core: Core) -> bool:
     q = core.state.q
     if q[_FLAGS] & (RFLAGS_TF | RFLAGS_RF) or q[_SHADOW]:
         return True
-    if core.guest is not None and core.guest.watches & WATCH_MONITOR_TRAP:
+    if core.guest is not None and core.guest.watches & _STEPPED:
         return True
     return bool(q[_DR7] & 0xFF) and debug.has_code_breakpoints(core.state)
 

@@ -13,6 +13,7 @@ from trapline.processor.cluster import Cluster
 from trapline.processor.cpuid import Model, model
 from trapline.processor.decode import Decoded, decode_run
 from trapline.processor.fault import Fault, Undefined
+from trapline.processor.guest import WATCH_PAUSE
 from trapline.processor.interp import execute
 from trapline.processor.jit import SILENT, Engine, Native, SiteTable, SiteTotal
 from trapline.processor.memory import HostBus, Memory
@@ -152,7 +153,9 @@ class Core:
         if instruction is None:
             instruction = self.fetch()
         self.instruction = instruction
-        notes = self.memory.notes
+        notes, guest = self.memory.notes, self.guest
+        if guest is not None and guest.watches & WATCH_PAUSE and instruction.name == "pause":
+            guest.intercept("pause", instruction.length)
         try:
             notes.is_unfinished = not execute(self, instruction, boundary.iterations(self))
         except Undefined as undefined:

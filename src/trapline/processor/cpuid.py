@@ -33,7 +33,7 @@ def _named(names: str) -> frozenset[Feature]:
 _BASE = _named(
     "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clfsh mmx fxsr sse"
     " sse2 sse3 ssse3 cx16 sse4_1 sse4_2 popcnt xsave smep smap lahf_lm syscall nx rdtscp lm"
-    " gbpages invariant_tsc fcs_fds_deprecated"
+    " gbpages invariant_tsc fcs_fds_deprecated monitor"
 )
 
 

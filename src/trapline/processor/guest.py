@@ -13,6 +13,7 @@ from typing import Final, NoReturn, Protocol
 WATCH_MONITOR_TRAP: Final = 1
 WATCH_NMI_WINDOW: Final = 2
 WATCH_INTERRUPT_WINDOW: Final = 4
+WATCH_PAUSE: Final = 8  # not the boundary: PAUSE, which native code otherwise does as a NOP
 
 # Whose format nested page tables have (Guest.nested_format).
 NESTED_EPT: Final = 0

@@ -35,6 +35,7 @@ def test_instructions_leave_as_their_controls_say(
     engine: str, code: bytes, control: int, reason: int, length: int
 ) -> None:
     machine = Machine(b"\x90" + code + HLT, 0, engine)
+    machine.write(secondary_vm_exec_control=vmx.PROC2_RDTSCP)
     machine.set_bits("cpu_based_vm_exec_control", control)
     machine.state.rdi = 0x123000
     exit = machine.enter()
@@ -43,6 +44,7 @@ def test_instructions_leave_as_their_controls_say(
     assert exit.qualification == (0x123000 if reason == ExitReason.INVLPG else 0)
     if control:
         machine = Machine(code + b"\x0f\xa2", 0, engine)
+        machine.write(secondary_vm_exec_control=vmx.PROC2_RDTSCP)
         machine.clear_bits("cpu_based_vm_exec_control", control)
         if reason not in (ExitReason.HLT, ExitReason.RDPMC):
             assert machine.enter().reason == ExitReason.CPUID

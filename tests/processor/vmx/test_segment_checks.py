@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from tests.processor.vmx.modes import MODES, Fields
-from tests.processor.vmx.test_guest_checks import Row, accept, machine_of, refuse, row
+from tests.processor.vmx.violations import Row, accept, machine_of, refuse, row
 from trapline.arch import descriptor, vmx
 
 CODE64, DATA, UNUSABLE = descriptor.AR_CODE64, descriptor.AR_DATA32, descriptor.AR_UNUSABLE

@@ -69,6 +69,13 @@ class Emulator:
         except (Fault, NotMemory):
             return b""
 
+    def patch(self, code: bytes) -> None:
+        """Write over the bytes at CS:RIP, as the guest itself could; Fault if it could not."""
+        replayer = self._replayer
+        replayer.load()
+        word = int.from_bytes(code, "little")
+        replayer.memory.write(self._backend.linear_rip(), len(code), word)
+
     def _drive(self, steps: Steps) -> Answer:
         state = self._vcpu.state
         try:

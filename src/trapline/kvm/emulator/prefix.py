@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from trapline.arch.exception import Vector
 from trapline.arch.registers import RFLAGS_RF
-from trapline.kvm import guest_debug
+from trapline.kvm import guest_debug, hypercall
 from trapline.kvm.emulator.emulator import Origin
 from trapline.kvm.emulator.failure import ExitInformation
 
@@ -26,7 +26,8 @@ def handle_undefined_opcode(
     any other #UD is the guest's."""
     parameter = vcpu.force_emulation_prefix
     if not parameter or backend.emulator(vcpu).peek(len(PREFIX)) != PREFIX:
-        vcpu.events.queue(Vector.UD)
+        if not hypercall.repair(vcpu, backend):
+            vcpu.events.queue(Vector.UD)
         return None
     if parameter & _CLEAR_RF:
         guest_debug.set_rflags(vcpu, guest_debug.get_rflags(vcpu) & ~RFLAGS_RF)

@@ -13,6 +13,7 @@ from trapline.arch.svm import EventType, Intercept
 from trapline.kvm import abi, exits
 from trapline.kvm.backend import Answer
 from trapline.kvm.core_backend import CoreBackend
+from trapline.kvm.hypercall import VMMCALL
 from trapline.kvm.mmu import Slots
 from trapline.kvm.silicon import Silicon
 from trapline.kvm.structures import Dtable, Segment
@@ -39,6 +40,8 @@ _WINDOW: Final = (
 
 class SvmBackend(CoreBackend):
     """A core and the VMCB that is current on it, for good."""
+
+    hypercall = VMMCALL
 
     def __init__(
         self, core: Core, slots: Slots, platform: Silicon, bus_lock_threshold: bool
@@ -251,7 +254,10 @@ class SvmBackend(CoreBackend):
         self.vmcb.write("intercept_2", controls.exception_bitmap(guest_debug))
 
     def cpuid_changed(self, vcpu: SoftwareVcpu) -> None:
-        """Every write to CR4 exits, so nothing depends on what the guest knows of it."""
+        """Instructions that the guest's CPUID does not show are undefined
+        (svm_recalc_instruction_intercepts)."""
+        for feature, intercept in controls.BY_CPUID:
+            self.vmcb.intercept(intercept, not vcpu.cpuid.has(feature))
 
     # -- MSRs -----------------------------------------------------------------------------------
 

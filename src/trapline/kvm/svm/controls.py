@@ -9,7 +9,7 @@ import ctypes
 import mmap
 from typing import Final
 
-from trapline.arch import msr, svm
+from trapline.arch import cpuid, msr, svm
 from trapline.arch.exception import Vector
 from trapline.arch.svm import Intercept
 from trapline.kvm import abi
@@ -20,10 +20,13 @@ _INTERCEPTS: Final = (
     *(Intercept.INTR, Intercept.NMI, Intercept.CR0_SELECTIVE, Intercept.RDPMC, Intercept.CPUID),
     *(Intercept.INVD, Intercept.HLT, Intercept.IOIO, Intercept.MSR, Intercept.SHUTDOWN),
     *(Intercept.VMRUN, Intercept.WBINVD, Intercept.MONITOR, Intercept.MWAIT, Intercept.XSETBV),
-    Intercept.TASK_SWITCH,
+    *(Intercept.TASK_SWITCH, Intercept.VMMCALL, Intercept.VMLOAD, Intercept.VMSAVE),
+    *(Intercept.STGI, Intercept.CLGI, Intercept.SKINIT, Intercept.INVLPGA),
     svm.INTERCEPT_WRITE_CR + 4,
     svm.INTERCEPT_WRITE_CR + 8,
 )
+BY_CPUID: Final = ((cpuid.RDTSCP, Intercept.RDTSCP), (cpuid.INVPCID, Intercept.INVPCID))
+"""Intercepted for those guests to whom the instruction is undefined."""
 EVERY_DEBUG_REGISTER: Final = 0x00FF00FF
 _PASSED_THROUGH: Final = (
     *(msr.IA32_STAR, msr.IA32_LSTAR, msr.IA32_CSTAR, msr.IA32_FMASK),

@@ -17,9 +17,12 @@ from trapline.kvm.svm.instruction import (
     handle_cpuid,
     handle_hlt,
     handle_io_instruction,
+    handle_monitor_mwait,
     handle_msr,
     handle_nothing,
     handle_rdpmc,
+    handle_undefined,
+    handle_vmmcall,
     handle_xsetbv,
 )
 from trapline.kvm.svm.task_switch import handle_task_switch
@@ -32,6 +35,10 @@ if TYPE_CHECKING:
 
 Handler = Callable[["SoftwareVcpu", "SvmBackend", SvmExit], "Answer"]
 _PRESENT: Final = 1
+_NOT_FOR_GUESTS: Final = (
+    *(ExitCode.VMRUN, ExitCode.VMLOAD, ExitCode.VMSAVE, ExitCode.STGI, ExitCode.CLGI),
+    *(ExitCode.SKINIT, ExitCode.INVLPGA, ExitCode.RDTSCP, ExitCode.INVPCID),
+)
 
 
 def _handle_undefined_opcode(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:
@@ -92,8 +99,10 @@ HANDLERS: Final[dict[int, Handler]] = {
     ExitCode.RDPMC: handle_rdpmc,
     ExitCode.INVD: handle_nothing,
     ExitCode.WBINVD: handle_nothing,
-    ExitCode.MONITOR: handle_nothing,
-    ExitCode.MWAIT: handle_nothing,
+    ExitCode.MONITOR: handle_monitor_mwait,
+    ExitCode.MWAIT: handle_monitor_mwait,
+    ExitCode.VMMCALL: handle_vmmcall,
+    **dict.fromkeys(_NOT_FOR_GUESTS, handle_undefined),
     ExitCode.XSETBV: handle_xsetbv,
     ExitCode.BUS_LOCK: handle_bus_lock,
     ExitCode.NPF: _handle_nested_page_fault,

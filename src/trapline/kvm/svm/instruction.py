@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from trapline.arch import cpuid
 from trapline.arch.exception import Vector
-from trapline.kvm import abi, exits
+from trapline.kvm import abi, exits, hypercall
 from trapline.kvm.guest_debug import halt_after
 from trapline.kvm.svm.emulation import emulate
 from trapline.kvm.svm.skip import advance, skip
@@ -87,11 +88,30 @@ def handle_xsetbv(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Ans
 
 
 def handle_nothing(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:
-    """INVD, WBINVD, MONITOR, MWAIT: there is nothing to do, as in KVM."""
+    """INVD and WBINVD: there is nothing to do, as in KVM."""
     return skip(vcpu, backend, exit)
 
 
 def handle_rdpmc(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:
     """There are no performance counters."""
     vcpu.events.queue(Vector.GP, 0)
+    return None
+
+
+def handle_monitor_mwait(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:
+    """kvm_emulate_monitor_mwait(): a NOP, though the guest's CPUID should say it is undefined."""
+    never_undefined = not vcpu.disabled_quirks & abi.QUIRK_MWAIT_NEVER_UD_FAULTS
+    if never_undefined or vcpu.cpuid.has(cpuid.MONITOR):
+        return skip(vcpu, backend, exit)
+    return handle_undefined(vcpu, backend, exit)
+
+
+def handle_vmmcall(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:
+    hypercall.answer(vcpu)
+    return skip(vcpu, backend, exit)
+
+
+def handle_undefined(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:
+    """SVM instructions, and others that the guest's CPUID does not show."""
+    vcpu.events.queue(Vector.UD)
     return None

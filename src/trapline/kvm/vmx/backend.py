@@ -12,6 +12,7 @@ from trapline.arch.vmx import EventType
 from trapline.kvm import abi, exits
 from trapline.kvm.backend import Answer
 from trapline.kvm.core_backend import CoreBackend
+from trapline.kvm.hypercall import VMCALL
 from trapline.kvm.mmu import Slots
 from trapline.kvm.silicon import Silicon
 from trapline.kvm.structures import Dtable, Segment
@@ -46,6 +47,8 @@ _MASK_64: Final = (1 << 64) - 1
 
 class VmxBackend(CoreBackend):
     """A core and the VMCS that is current on it, for good."""
+
+    hypercall = VMCALL
 
     def __init__(self, core: Core, slots: Slots, platform: Silicon, bus_lock_exits: bool) -> None:
         super().__init__(core, slots, platform)
@@ -232,11 +235,14 @@ class VmxBackend(CoreBackend):
         self.vmcs.write(Field.EXCEPTION_BITMAP, controls.exception_bitmap(guest_debug))
 
     def cpuid_changed(self, vcpu: SoftwareVcpu) -> None:
-        """CR4 bits the guest's CPUID does not show are not its own (set_cr4_guest_host_mask)."""
+        """CR4 bits the guest's CPUID does not show are not its own (set_cr4_guest_host_mask);
+        instructions it does not show are undefined (vmx_secondary_exec_control)."""
         owned = controls.CR4_GUEST_OWNED
         if not vcpu.control.allows_cr4(registers.CR4_FSGSBASE):
             owned &= ~registers.CR4_FSGSBASE
         self.vmcs.write(Field.CR4_GUEST_HOST_MASK, ~owned)
+        for feature, control in controls.BY_CPUID:
+            self._set_control(Field.SECONDARY_VM_EXEC_CONTROL, control, vcpu.cpuid.has(feature))
 
     # -- MSRs -----------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 
-from trapline.arch import msr, registers, vmx
+from trapline.arch import cpuid, msr, registers, vmx
 from trapline.arch.exception import Vector
 from trapline.arch.paging import PAGE_SIZE, PAT_RESET
 from trapline.arch.vmcs import Field
@@ -29,7 +29,9 @@ PRIMARY = (
     | vmx.PROC_MSR_BITMAPS
     | vmx.PROC_SECONDARY
 )
-SECONDARY = vmx.PROC2_EPT | vmx.PROC2_UNRESTRICTED_GUEST | vmx.PROC2_RDTSCP | vmx.PROC2_WBINVD
+SECONDARY = vmx.PROC2_EPT | vmx.PROC2_UNRESTRICTED_GUEST | vmx.PROC2_WBINVD
+BY_CPUID = ((cpuid.RDTSCP, vmx.PROC2_RDTSCP), (cpuid.INVPCID, vmx.PROC2_INVPCID))
+"""Controls without which an instruction is undefined."""
 EXIT = (
     vmx.EXIT_TRUE_DEFAULT1
     | vmx.EXIT_SAVE_DEBUG_CONTROLS

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from trapline.arch import cpuid
 from trapline.arch.exception import Vector
-from trapline.kvm import abi, exits
+from trapline.kvm import abi, exits, hypercall
 from trapline.kvm.guest_debug import halt_after
 from trapline.kvm.vmx.emulation import emulate
 from trapline.kvm.vmx.skip import advance, skip
@@ -20,8 +21,6 @@ _LOW: Final = 0xFFFFFFFF
 _TF: Final = 0x100
 _IO_IN, _IO_STRING = 1 << 3, 1 << 4
 _MASKS: Final = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFFFFFF}
-_NO_SUCH_CALL: Final = -1000  # -KVM_ENOSYS
-_NOT_PERMITTED: Final = -1  # -KVM_EPERM
 
 
 def handle_cpuid(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
@@ -72,7 +71,7 @@ def handle_xsetbv(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answ
 
 
 def handle_nothing(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
-    """INVD, WBINVD, MONITOR, MWAIT: there is nothing to do, as in KVM."""
+    """INVD and WBINVD: there is nothing to do, as in KVM."""
     return skip(vcpu, backend, exit)
 
 
@@ -82,10 +81,16 @@ def handle_rdpmc(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answe
     return None
 
 
+def handle_monitor_mwait(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
+    """kvm_emulate_monitor_mwait(): a NOP, though the guest's CPUID should say it is undefined."""
+    never_undefined = not vcpu.disabled_quirks & abi.QUIRK_MWAIT_NEVER_UD_FAULTS
+    if never_undefined or vcpu.cpuid.has(cpuid.MONITOR):
+        return skip(vcpu, backend, exit)
+    return handle_undefined(vcpu, backend, exit)
+
+
 def handle_vmcall(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
-    """No hypercall is offered."""
-    result = _NOT_PERMITTED if backend.core.state.cpl else _NO_SUCH_CALL
-    backend.core.state.rax = result & (1 << 64) - 1
+    hypercall.answer(vcpu)
     return skip(vcpu, backend, exit)
 
 

@@ -10,6 +10,7 @@ from trapline.processor.microcode import (
     segments,
     system_call,
     tables,
+    virtualization,
 )
 from trapline.processor.microcode.registry import MICROCODE, microcode
 
@@ -25,4 +26,5 @@ __all__ = [
     "segments",
     "system_call",
     "tables",
+    "virtualization",
 ]

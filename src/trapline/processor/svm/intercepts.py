@@ -23,6 +23,7 @@ from trapline.processor.guest import (
     SOFTWARE_EXCEPTION,
     WATCH_INTERRUPT_WINDOW,
     WATCH_NMI_WINDOW,
+    WATCH_PAUSE,
 )
 from trapline.processor.state import SEGMENTS
 from trapline.processor.svm.exit import SvmExit, SvmLeave
@@ -39,6 +40,7 @@ _BY_NAME: Final = {
     for name in (
         *("CPUID", "HLT", "INVD", "INVLPG", "INVPCID", "MONITOR", "MWAIT", "PAUSE", "RDPMC"),
         *("RDTSC", "RDTSCP", "RSM", "WBINVD", "XSETBV"),
+        *("VMRUN", "VMMCALL", "VMLOAD", "VMSAVE", "STGI", "CLGI", "SKINIT", "INVLPGA"),
     )
 }
 _MOV_CR: Final = 1 << 63  # EXITINFO1, a decode assist: LMSW, SMSW and CLTS leave it clear
@@ -108,6 +110,7 @@ class SvmGuest:
         watches = WATCH_INTERRUPT_WINDOW if int_ctl & svm.INT_CTL_V_IRQ else 0
         if int_ctl & svm.INT_CTL_V_NMI and int_ctl & svm.INT_CTL_V_NMI_ENABLE:
             watches |= WATCH_NMI_WINDOW
+        watches |= WATCH_PAUSE if self.vmcb.intercepts(Intercept.PAUSE) else 0
         self.watches = watches
 
     # -- exceptions and interrupts -----------------------------------------------------------------

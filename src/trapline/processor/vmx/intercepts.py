@@ -15,6 +15,7 @@ from trapline.arch.exception import has_error_code
 from trapline.arch.registers import CR0_PE, CR0_TS
 from trapline.arch.vmcs import Field
 from trapline.arch.vmx import ExitReason
+from trapline.processor.fault import Fault
 from trapline.processor.guest import (
     HARDWARE_EXCEPTION,
     NESTED_EPT,
@@ -22,9 +23,11 @@ from trapline.processor.guest import (
     WATCH_INTERRUPT_WINDOW,
     WATCH_MONITOR_TRAP,
     WATCH_NMI_WINDOW,
+    WATCH_PAUSE,
     Leave,
     VmExit,
 )
+from trapline.processor.vmx.operands import HAS_OPERANDS, describe
 
 if TYPE_CHECKING:
     from trapline.processor.core import Core
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 _DF: Final = 8
 _PF: Final = 14
+_UD: Final = 6
 _RFLAGS_IF: Final = 1 << 9
 _MACHINE_STATUS_WORD: Final = 0xF  # what LMSW writes
 
@@ -69,6 +73,7 @@ _BY_SECONDARY: Final = {
     "rdrand": (vmx.PROC2_RDRAND, ExitReason.RDRAND),
     "rdseed": (vmx.PROC2_RDSEED, ExitReason.RDSEED),
 }
+_ENABLED_BY: Final = (("rdtscp", vmx.PROC2_RDTSCP), ("invpcid", vmx.PROC2_INVPCID))
 _MSR_LOW_LAST: Final = 0x1FFF
 _MSR_HIGH_FIRST, _MSR_HIGH_LAST = 0xC0000000, 0xC0001FFF
 
@@ -113,6 +118,9 @@ class VmxGuest:
         self._exits: dict[str, int] = dict(_ALWAYS)
         for word, table in ((self._primary, _BY_PRIMARY), (self._secondary, _BY_SECONDARY)):
             self._exits |= {name: reason for name, (bit, reason) in table.items() if word & bit}
+        self._disabled = {name for name, bit in _ENABLED_BY if not self._secondary & bit}
+        for name in self._disabled:
+            self._exits.pop(name, None)
         if self._secondary & vmx.PROC2_INVPCID and self._primary & vmx.PROC_INVLPG:
             self._exits["invpcid"] = ExitReason.INVPCID
         self._cr_masks = {
@@ -130,6 +138,7 @@ class VmxGuest:
         watches = WATCH_MONITOR_TRAP if primary & vmx.PROC_MONITOR_TRAP_FLAG else 0
         watches |= WATCH_NMI_WINDOW if primary & vmx.PROC_NMI_WINDOW else 0
         watches |= WATCH_INTERRUPT_WINDOW if primary & vmx.PROC_INTERRUPT_WINDOW else 0
+        watches |= WATCH_PAUSE if primary & vmx.PROC_PAUSE else 0
         self.watches = watches
         return primary
 
@@ -212,8 +221,14 @@ class VmxGuest:
 
     def intercept(self, instruction: str, length: int, operand: int = 0) -> None:
         reason = self._exits.get(instruction)
-        if reason is not None:
-            raise Leave(VmExit(reason, operand, length))
+        if reason is None:
+            if instruction in self._disabled:
+                raise Fault(_UD)
+            return
+        exit = VmExit(reason, operand, length)
+        if instruction in HAS_OPERANDS:
+            exit.qualification, exit.instruction_information = describe(self._core)
+        raise Leave(exit)
 
     def intercept_io(
         self,
