@@ -22,8 +22,8 @@ from trapline.kvm import Sregs
 from trapline.processor import Vmcb, Vmcs, enter, enter_svm
 
 _TABLES, _LEAVES = 0x100000, 0x103000
-_NPT = paging.PTE_P | paging.PTE_W | paging.PTE_U
-_EPT = paging.EPT_READ | paging.EPT_WRITE | paging.EPT_EXECUTE
+NPT = paging.PTE_P | paging.PTE_W | paging.PTE_U
+EPT = paging.EPT_READ | paging.EPT_WRITE | paging.EPT_EXECUTE
 _POINTER = 6 | 3 << 3
 _GD = 1 << 13
 _DB_BIT = 1 << DB
@@ -52,7 +52,7 @@ class Nested(Bare):
         """The second stage's entry for a page of guest-physical memory."""
         self.memory.write(_LEAVES + 8 * page, struct.pack("<Q", entry))
 
-    def write_tables(self, flags: int = _NPT) -> None:
+    def write_tables(self, flags: int = NPT) -> None:
         for level in range(3):
             at = _TABLES + 0x1000 * level
             self.memory.write(at, struct.pack("<Q", at + 0x1000 | flags))
@@ -94,10 +94,10 @@ class Vmx(Nested):
     def __init__(self, engine: str, mode: Mode, cpl: int) -> None:
         super().__init__("intel", engine, mode, cpl)
         self.vmcs = Vmcs()
-        self.write_tables(_EPT)
+        self.write_tables(EPT)
         for page in modes.EVERY_PAGE:
             kind = modes.MTRR_PAGES.get(page - modes.DATA >> 12, 6)
-            self.entry(page >> 12, page | _EPT | kind << 3)
+            self.entry(page >> 12, page | EPT | kind << 3)
         entry = ENTRY if mode.is_long else ENTRY & ~vmx.ENTRY_IA32E_GUEST
         self.vmcs.load(self.core)
         for field, word in {
@@ -166,7 +166,7 @@ class Svm(Nested):
         self.vmcb = Vmcb()
         self.vmcb.load(self.core)
         for page in modes.EVERY_PAGE:
-            self.entry(page >> 12, page | _NPT)
+            self.entry(page >> 12, page | NPT)
         for number in (Intercept.VMRUN, Intercept.HLT, Intercept.SHUTDOWN, Intercept.INTR):
             self.vmcb.intercept(number)
         for name, word in {
