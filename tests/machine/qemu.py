@@ -23,11 +23,13 @@ class Judged(NamedTuple):
     output: bytes
 
 
-def run_in_qemu(image: Path, *options: str) -> Judged:
-    """Run an image to its end, or skip where there is no QEMU."""
+def run_in_qemu(image: Path, *options: str, is_disk: bool = False) -> Judged:
+    """Run an image to its end, as a floppy disk or as a kernel, or skip where there is no QEMU."""
     if shutil.which(_PROGRAM) is None:
         pytest.skip(f"there is no {_PROGRAM} here")
-    command = [_PROGRAM, *_MACHINE, *options, "-kernel", str(image)]
+    disk = ("-drive", f"file={image},format=raw,if=floppy,snapshot=on")
+    start = disk if is_disk else ("-kernel", str(image))
+    command = [_PROGRAM, *_MACHINE, *options, *start]
     done = subprocess.run(command, capture_output=True, timeout=120, cwd=image.parent)
     assert not done.stderr, done.stderr
     return Judged(done.returncode, done.stdout)

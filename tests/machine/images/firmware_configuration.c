@@ -142,6 +142,48 @@ static void test_device(void)
     number("nothing.32", in32(0x2fc));
 }
 
+static void strings(void)
+{
+    u8 buffer[16] = "................";
+    void *at = buffer;
+    u32 count = 6;
+
+    out16(SELECTOR, SIGNATURE);
+    __asm__ volatile("rep insb" : "+D"(at), "+c"(count) : "d"(DATA) : "memory");
+    bytes("insb", buffer, 8);
+    number("insb.count", count);
+    at = buffer, count = 2;
+    __asm__ volatile("rep outsl" : "+S"(at), "+c"(count) : "d"(0xe0) : "memory");
+    number("outsl", in32(0xe0));
+    at = buffer + 15, count = 3;
+    __asm__ volatile("std; rep insw; cld" : "+D"(at), "+c"(count) : "d"(0xe0) : "memory");
+    bytes("insw", buffer, 16);
+}
+
+static void window(void)
+{
+    volatile u8 *byte = (volatile u8 *)0xff000000;
+    u32 value = 0x11223344, old = 7;
+    u64 wide = 0x1122334455667788;
+
+    *(volatile u32 *)(byte + 4) = 0xa1b2c3d4;
+    number("window.32", *(volatile u32 *)(byte + 4));
+    number("window.16", *(volatile u16 *)(byte + 5));
+    number("window.8", byte[7]);
+    __asm__ volatile("lock addl %1, %0" : "+m"(*(u32 *)(byte + 4)) : "r"(value));
+    number("window.add", *(volatile u32 *)(byte + 4));
+    __asm__ volatile("xchgl %0, %1" : "+r"(old), "+m"(*(u32 *)(byte + 8)));
+    number("window.old", old);
+    number("window.xchg", *(volatile u32 *)(byte + 8));
+    __asm__ volatile("lock cmpxchgl %2, %1"
+                     : "=a"(old), "+m"(*(u32 *)(byte + 8)) : "r"(value), "a"(7));
+    number("window.cmpxchg", *(volatile u32 *)(byte + 8));
+    __builtin_memset((void *)(byte + 0xfff0), 0x5a, 16);
+    __asm__ volatile("cld; rep movsb" : : "S"(&wide), "D"(byte + 0xfff1), "c"(8) : "memory");
+    bytes("window.end", (const void *)(byte + 0xfff0), 16);
+    number("window.flags", *(volatile u32 *)(byte + 0xfff0) > byte[4]);
+}
+
 __attribute__((used)) static void guest(void)
 {
     u8 buffer[16] = "................";
@@ -169,6 +211,8 @@ __attribute__((used)) static void guest(void)
     dma("dma.write", SIGNATURE << 16 | 8 | 16, 4, buffer);
     bytes("then", &(u8){in8(DATA)}, 1);
     test_device();
+    strings();
+    window();
     out8(0xf4, 0x2a);
     for (;;)
         __asm__ volatile("hlt");
