@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from tests.cli.run import TRAPLINE, trapline
 from tests.report.written import END, MAP, SITE, counts, start
 from trapline import __version__
+from trapline.cli import doctor
 from trapline.cli.entry import VERBS
 from trapline.trace import TraceWriter
 
@@ -129,6 +131,26 @@ def test_doctor_says_what_there_is():
     with open("/proc/cpuinfo") as stream:
         is_there = "bus_lock_detect" in stream.read()
     assert facts["bus_lock_detect"].startswith("yes" if is_there else "no")
+
+
+@pytest.mark.parametrize(
+    ("lacking", "found", "status"),
+    [
+        ((), "yes", 0),
+        (("sse4_2", "popcnt"), "no, POPCNT, SSE4.2 missing", 1),
+        (("pni",), "no, SSE3 missing", 1),
+    ],
+)
+def test_doctor_names_what_the_processor_lacks(lacking, found, status, monkeypatch, capsys):
+    """x86-64 psABI, "Micro-Architecture Levels"."""
+    flags = {*"fpu sse sse2 pni ssse3 cx16 sse4_1 sse4_2 popcnt lahf_lm avx".split()} - {*lacking}
+    fields = [("model name", "a processor"), ("flags", " ".join(flags))]
+    monkeypatch.setattr(doctor, "_cpuinfo", lambda: iter(fields))
+    assert doctor.run(argparse.Namespace()) == status
+    facts = dict(
+        line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line[0] != " "
+    )
+    assert facts["x86-64-v2"] == found
 
 
 def test_doctor_sees_the_cache_folder_that_is_set(tmp_path):

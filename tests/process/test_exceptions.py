@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.process.c_programs import compiled
 from tests.process.conftest import Run, skip_on_pvm
 from tests.process.test_elf import EXIT_0, small_elf
 
@@ -55,3 +56,11 @@ def test_an_exception_ends_the_program_with_linuxs_signal(
     expected, got = native(str(program)), guest(str(program))
     assert expected.returncode > 128
     assert (got.returncode, got.stderr) == (expected.returncode, b"")
+
+
+def test_an_opcode_cut_off_by_the_end_of_a_page_faults_as_natively(guest: Run, native: Run) -> None:
+    """One that is undefined already is #UD, whatever follows; else the next page's #PF is first."""
+    program = compiled("page_end")
+    expected, got = native(program), guest(program)
+    assert got.stdout.decode().splitlines() == expected.stdout.decode().splitlines()
+    assert {b"undefined", b"cut"} <= set(expected.stdout.split())

@@ -20,6 +20,11 @@ from trapline.trace import DEBUG_ROOT, find_debug_file
 
 KVM_GET_API_VERSION = 0xAE00
 PACKAGES = ("llvmlite", "iced-x86", "pyelftools", "rich")
+# x86-64-v2 as the psABI lists it, by the names that /proc/cpuinfo has for it.
+LEVEL_2 = {
+    "cx16": "CMPXCHG16B", "lahf_lm": "LAHF-SAHF", "popcnt": "POPCNT", "pni": "SSE3",
+    "sse4_1": "SSE4.1", "sse4_2": "SSE4.2", "ssse3": "SSSE3",
+}  # fmt: skip
 LIBC = "/lib/x86_64-linux-gnu/libc.so.6"
 
 
@@ -80,15 +85,30 @@ def _package(name: str) -> Fact:
 
 
 def _processor() -> Iterator[Fact]:
-    """What the host itself could detect; Trapline's processor needs none of it."""
+    """Whether the host can execute what programs are shown, and what it could detect itself,
+    of which Trapline's processor needs nothing."""
     fields = dict(_cpuinfo())
     flags = set(fields.get("flags", "").split())
     yield Fact("processor", fields.get("model name", "unknown"))
+    yield _level(flags)
     for flag, meaning in (
         ("bus_lock_detect", "#DB for bus locks"),
         ("split_lock_detect", "#AC for split locks"),
     ):
         yield Fact(flag, f"{'yes' if flag in flags else 'no'} ({meaning} in the host's hardware)")
+
+
+def _level(flags: set[str]) -> Fact:
+    """Translated code executes SSE4.2 and POPCNT where the program does."""
+    missing = [name for flag, name in LEVEL_2.items() if flag not in flags]
+    if not flags:
+        return Fact("x86-64-v2", "unknown: /proc/cpuinfo names no features")
+    if not missing:
+        return Fact("x86-64-v2", "yes")
+    hint = (
+        "Trapline needs a processor made since about 2009, or a virtual machine that shows it all"
+    )
+    return Fact("x86-64-v2", f"no, {', '.join(missing)} missing", hint, is_fatal=True)
 
 
 def _cpuinfo() -> Iterator[tuple[str, str]]:

@@ -250,6 +250,8 @@ def decode_run(code: bytes, rip: int, bitness: int, stack_width: int) -> Iterato
         length = item.len
         if not item.code:
             if decoder.last_error == iced_x86.DecoderError.NO_MORE_BYTES:
+                if _is_undefined(code[position:], bitness):
+                    yield Decoded("", rip + position, end - position, code[position:], _INVALID, ())
                 return
             raw = code[position : position + max(length, 1)]
             yield Decoded("", rip + position, length, raw, _INVALID, ())
@@ -269,6 +271,29 @@ def decode_run(code: bytes, rip: int, bitness: int, stack_width: int) -> Iterato
         form, operands = known
         yield Decoded(form.name, rip + position, length, raw, form, operands)
         position += length
+
+
+_PREFIXES = bytes.fromhex("262e363e64656667f0f2f3")
+# SDM 2A, opcode maps: what 64-bit mode has no more, and what never was, without a ModRM byte.
+_GONE = bytes.fromhex("06070e16171e1f272f373f6061ced6")
+_RESERVED = bytes.fromhex("040a0c2425262736393b3c3d3e3f7a7ba6a7")
+
+
+def _is_undefined(code: bytes, bitness: int) -> bool:
+    """Whether these bytes, which the decoder wants more after, are an undefined opcode already:
+    no processor fetches what follows."""
+    opcode = code.lstrip(_PREFIXES)
+    if bitness == 64 and opcode and opcode[0] & 0xF0 == 0x40:
+        opcode = opcode[1:]
+    if len(opcode) == 1:
+        return bitness == 64 and opcode in _GONE
+    if len(opcode) != 2:
+        return False
+    if opcode[0] == 0x0F:
+        return opcode[1] in _RESERVED
+    # x87 with a register is two bytes.
+    padded = iced_x86.Decoder(bitness, opcode + bytes(1), DecoderOptions.NONE)
+    return opcode[0] & 0xF8 == 0xD8 and opcode[1] >= 0xC0 and not padded.decode().code
 
 
 _Known = tuple[FormFacts, tuple[Bound, ...]]
