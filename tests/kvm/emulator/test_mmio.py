@@ -282,6 +282,11 @@ def test_page_tables_in_device_memory_cannot_be_emulated(software: Kvm) -> None:
     exit = guest.vcpu.run()
     assert isinstance(exit, exits.InternalError)
     assert exit.suberror == abi.INTERNAL_ERROR_EMULATION
+    flags, first, second = exit.data[:3]
+    assert (flags, first & 0xFF) == (1, 2)  # the bytes are there, two of them, then NOPs
+    area = first.to_bytes(8, "little") + second.to_bytes(8, "little")
+    assert area[1:] == b"\x8b\x07" + b"\x90" * 13
+    assert len(exit.data) == 8
 
 
 def test_an_interrupt_table_in_device_memory_is_an_error_of_delivery(software: Kvm) -> None:

@@ -29,7 +29,6 @@ class Awaited(Exception):  # a way out, not an error
 class _Kind(Enum):
     READ = "read"
     WRITE = "write"
-    INPUT = "input"
     OUTPUT = "output"
 
 
@@ -51,6 +50,8 @@ class Devices:
         self._slots = slots
         self._record: list[_Access] = []
         self._position = 0
+        self._ahead: list[int] = []  # input that the VMM has given, and how much of it is used
+        self._used = 0
         self.outputs: list[Io | Mmio] = []
         self.inputs_wanted = 1
         """How many elements the next exit for input should ask for at once."""
@@ -60,23 +61,24 @@ class Devices:
     def forget(self) -> None:
         """An instruction, or an iteration of it, is complete: what it did not use is kept for the
         next iteration."""
-        del self._record[: self._position]
-        self._position = 0
+        del self._record[: self._position], self._ahead[: self._used]
+        self.restart()
 
     def clear(self) -> None:
         """Another instruction begins."""
         self._record.clear()
+        self._ahead.clear()
         self.outputs.clear()
-        self._position = 0
+        self.restart()
 
     def restart(self) -> None:
         """The same instruction begins again."""
-        self._position = 0
+        self._position = self._used = 0
 
     @property
     def has_answers(self) -> bool:
         """Whether input has been read ahead that no iteration has used."""
-        return self._position < len(self._record)
+        return self._used < len(self._ahead)
 
     def answer(self, exit: Io | Mmio) -> None:
         """The VMM has filled in an exit."""
@@ -85,8 +87,7 @@ class Devices:
             self._note(_Kind.READ, exit.guest_physical, size, int.from_bytes(data, "little"))
             return
         for i in range(0, exit.count * size, size):
-            word = int.from_bytes(data[i : i + size], "little")
-            self._record.append(_Access(_Kind.INPUT, exit.port, size, word))
+            self._ahead.append(int.from_bytes(data[i : i + size], "little"))
 
     def _note(self, kind: _Kind, where: int, size: int, word: int) -> None:
         self._record.append(_Access(kind, where, size, word))
@@ -138,11 +139,11 @@ class Devices:
     # -- ports ----------------------------------------------------------------------------------
 
     def read_port(self, port: int, size: int) -> int:
-        known = self._known(_Kind.INPUT, port, size)
-        if known is None:
+        if not self.has_answers:
             count = self.inputs_wanted
             raise Awaited(Io(abi.EXIT_IO_IN, size, port, count, bytearray(size * count)))
-        return known
+        self._used += 1
+        return self._ahead[self._used - 1]
 
     def write_port(self, port: int, size: int, word: int) -> None:
         if self._known(_Kind.OUTPUT, port, size) is None:

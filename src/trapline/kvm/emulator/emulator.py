@@ -143,7 +143,7 @@ class Emulator:
             notes.stepping = True
         is_watched = notes.stepping or replayer.memory.is_watching
         self._devices.inputs_wanted = 1 if is_watched else inputs_wanted(state, instruction)
-        self._intercepts.locked_bus = False
+        self._intercepts.locked_bus = self._intercepts.halts = False
         answer: Answer = None
         start, is_done = state.rip, True
         try:
@@ -179,6 +179,8 @@ class Emulator:
             answer = answer or (None if has_told else exits.X86BusLock())
         yield from self._tell()
         trap = None if is_held else debug.take_traps(vcpu, traps)
+        if self._intercepts.halts:
+            return guest_debug.halt_after(vcpu, trap)
         return trap or answer
 
     def _store(self) -> None:

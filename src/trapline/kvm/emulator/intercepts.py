@@ -49,6 +49,8 @@ class Intercepts:
         self.bus_lock_exits = self.bus_lock_threshold = False
         self.locked_bus = False
         """The instruction has taken a bus lock."""
+        self.halts = False
+        """It was HLT: once it is complete, the vCPU waits."""
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -83,7 +85,8 @@ class Intercepts:
             case "cpuid":
                 raise Taken(partial(system.identify, self._vcpu))
             case "hlt":
-                raise Taken(partial(system.halt, self._vcpu))
+                self.halts = True
+                raise Taken(lambda: None)
             case "xsetbv":
                 raise Taken(partial(system.write_xcr, self._vcpu))
             case _ if instruction not in _LEFT_TO_THE_REPLAY:

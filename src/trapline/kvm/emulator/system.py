@@ -45,11 +45,6 @@ def identify(vcpu: SoftwareVcpu) -> Answer:
     return None
 
 
-def halt(vcpu: SoftwareVcpu) -> Answer:
-    """HLT; the VMM waits."""
-    return exits.Hlt()
-
-
 def write_xcr(vcpu: SoftwareVcpu) -> Answer:
     """XSETBV."""
     state = vcpu.state
