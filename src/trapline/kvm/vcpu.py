@@ -43,6 +43,8 @@ class SoftwareVcpu:
         self.backend = backend
         self.state = backend.state
         self.slots = slots
+        self.has_triple_faults = False
+        """KVM_CAP_X86_TRIPLE_FAULT_EVENT: one that waits is part of the events."""
         self.has_payloads = False
         """KVM_CAP_EXCEPTION_PAYLOAD: userspace sees pending exceptions and their payloads."""
         self.quirks = quirks.NONE

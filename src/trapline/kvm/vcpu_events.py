@@ -6,6 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from trapline.arch.exception import Vector
 from trapline.kvm import abi
 from trapline.kvm.structures import VcpuEvents
 
@@ -21,18 +22,25 @@ _VALID = (
     | abi.VCPUEVENT_VALID_TRIPLE_FAULT
 )
 
+_SOFT = (Vector.BP, Vector.OF)
+
 
 def get(vcpu: SoftwareVcpu) -> VcpuEvents:
     """kvm_vcpu_ioctl_x86_get_vcpu_events()."""
     events, queue = vcpu.events, vcpu.events.exception
     flags = abi.VCPUEVENT_VALID_NMI_PENDING | abi.VCPUEVENT_VALID_SHADOW
+    flags |= abi.VCPUEVENT_VALID_SMM
+    injected, pending = queue.injected, queue.pending
     if vcpu.has_payloads:
         flags |= abi.VCPUEVENT_VALID_PAYLOAD
-        injected, pending = queue.injected, queue.pending
     else:
         # Without the capability a pending exception looks injected, and is delivered into DR6.
         events.deliver_payload()
-        injected, pending = queue.injected or queue.pending, False
+        injected = injected or pending
+    if queue.vector in _SOFT:  # there is no field for the length of the instruction
+        injected = pending = False
+    if vcpu.has_triple_faults:
+        flags |= abi.VCPUEVENT_VALID_TRIPLE_FAULT
     return VcpuEvents(
         exception_injected=injected,
         exception_nr=queue.vector,
@@ -46,6 +54,7 @@ def get(vcpu: SoftwareVcpu) -> VcpuEvents:
         nmi_pending=events.nmi_pending,
         nmi_masked=vcpu.backend.get_nmi_mask(),
         flags=flags,
+        triple_fault_pending=vcpu.has_triple_faults and events.triple_fault,
         exception_has_payload=queue.has_payload,
         exception_payload=queue.payload,
     )
@@ -66,7 +75,7 @@ def set(vcpu: SoftwareVcpu, wanted: VcpuEvents) -> None:
     queue.has_error_code = bool(wanted.exception_has_error_code)
     queue.error_code = wanted.exception_error_code
     queue.has_payload = bool(has_payload and pending and wanted.exception_has_payload)
-    queue.payload = wanted.exception_payload if queue.has_payload else 0
+    queue.payload = wanted.exception_payload
     events.interrupt_injected = bool(wanted.interrupt_injected)
     events.interrupt_vector = wanted.interrupt_nr
     events.interrupt_soft = bool(wanted.interrupt_soft)
@@ -86,6 +95,7 @@ def _check(vcpu: SoftwareVcpu, wanted: VcpuEvents, has_payload: bool) -> None:
     if (
         wanted.flags & ~_VALID
         or (has_payload and not vcpu.has_payloads)
+        or (wanted.flags & abi.VCPUEVENT_VALID_TRIPLE_FAULT and not vcpu.has_triple_faults)
         or (exceptional and (wanted.exception_nr > 31 or wanted.exception_nr == 2))
         or (wanted.flags & abi.VCPUEVENT_VALID_SMM and (wanted.smi_smm or wanted.smi_pending))
     ):

@@ -37,7 +37,7 @@ class SoftwareVm:
         self._slots = Slots()
         self._vcpus: dict[int, SoftwareVcpu] = {}
         self._chip: Chip | None = None
-        self._has_payloads = False
+        self._has_payloads = self._has_triple_faults = False
         self._disabled_quirks = 0
 
     def check_extension(self, capability: int) -> int:
@@ -57,6 +57,10 @@ class SoftwareVm:
                 self._platform.bus_lock_exits = True
         elif capability == Capability.SPLIT_IRQCHIP:
             self._split_irqchip(first)
+        elif capability == Capability.X86_TRIPLE_FAULT_EVENT:
+            self._has_triple_faults = bool(first)
+            for vcpu in self._vcpus.values():
+                vcpu.has_triple_faults = self._has_triple_faults
         elif capability == quirks.CAPABILITY:
             self._enable_quirks(first)
         elif capability in (Capability.DISABLE_QUIRKS, Capability.DISABLE_QUIRKS2):
@@ -125,6 +129,7 @@ class SoftwareVm:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
         vcpu = SoftwareVcpu(vcpu_id, self._platform.create(vcpu_id, self._slots), self._slots)
         vcpu.has_payloads = self._has_payloads
+        vcpu.has_triple_faults = self._has_triple_faults
         vcpu.set_quirks(self._quirks)
         vcpu.disabled_quirks = self._disabled_quirks
         vcpu.force_emulation_prefix = self._force_emulation_prefix
