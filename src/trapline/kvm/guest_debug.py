@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from trapline.arch.debug import DR6_ACTIVE_LOW, DR6_BS
+from trapline.arch.debug import DR6_ACTIVE_LOW, DR6_BS, PAYLOAD_ENABLED_BREAKPOINT
 from trapline.arch.exception import Vector
 from trapline.arch.registers import RFLAGS_TF
 from trapline.kvm import abi, exits
@@ -58,12 +58,15 @@ def set_rflags(vcpu: SoftwareVcpu, rflags: int) -> None:
     vcpu.backend.set_rflags(rflags)
 
 
-def step_emulated(vcpu: SoftwareVcpu) -> Answer:
-    """TF was set on an instruction that the hypervisor did itself (kvm_vcpu_do_singlestep)."""
+def step_emulated(vcpu: SoftwareVcpu, held: int = 0) -> Answer:
+    """TF was set on an instruction that the hypervisor did itself (kvm_vcpu_do_singlestep).
+
+    `held`: traps that MOV SS held back for it, which join the step's (upstream loses them).
+    """
     if vcpu.guest_debug & abi.GUESTDBG_SINGLESTEP:
         dr6 = DR6_BS | DR6_ACTIVE_LOW
         return exits.Debug(Vector.DB, vcpu.backend.linear_rip(), dr6, 0)
-    vcpu.events.queue(Vector.DB, payload=DR6_BS)
+    vcpu.events.queue(Vector.DB, payload=DR6_BS | held & ~PAYLOAD_ENABLED_BREAKPOINT)
     return None
 
 

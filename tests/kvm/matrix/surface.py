@@ -70,6 +70,8 @@ class Surface:
 
     memory: Memories
     limit: int = ENOUGH
+    software: frozenset[int] = frozenset()
+    """Vectors of software's own that the guest comes back from."""
 
     def __init__(self, mode: Mode, cpl: int) -> None:
         self.mode, self.cpl = mode, cpl
@@ -85,6 +87,14 @@ class Surface:
             assert self._next < _CODE_END, "too many programs"
             self.memory.write(modes.CODE + at, code)
         return at
+
+    @property
+    def next_place(self) -> int:
+        """Where the next new program will stand, from CODE."""
+        if self._next > _CODE_END - 0x100:
+            self._places.clear()
+            self._next = _FIRST_CODE
+        return self._next
 
     def run(self, start: Start) -> list[Event]:
         """The handlers that the guest enters, up to one that it does not come back from."""
@@ -104,7 +114,7 @@ class Surface:
                     self._set_rf()
             elif event.vector == AC and start.test_ctrl:
                 self._pass_alignment_check()
-            else:
+            elif event.vector not in self.software:
                 break
         return events
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from trapline.arch.registers import EFER_LMA, RFLAGS_TF
+from trapline.kvm import abi
 from trapline.kvm.guest_debug import step_emulated
 from trapline.processor import VmExit
 
@@ -22,7 +23,11 @@ def skip(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
     state = backend.core.state
     advance(backend, exit.instruction_length)
     if state.system_flags & RFLAGS_TF:
-        return step_emulated(vcpu)
+        held = 0
+        if not vcpu.guest_debug & abi.GUESTDBG_SINGLESTEP:
+            # What is injected at the next entry would make it drop the pending ones.
+            held, state.pending_debug = state.pending_debug, 0
+        return step_emulated(vcpu, held)
     return None
 
 
