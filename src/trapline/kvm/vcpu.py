@@ -108,11 +108,11 @@ class SoftwareVcpu:
                 answer = self._activity.attend()
                 if answer is not None:
                     return answer
-            if events.waiting:
-                events.inject(self.guest_debug)
             if events.triple_fault:
                 events.triple_fault = False
                 return exits.Shutdown()
+            if events.waiting:
+                events.inject(self.guest_debug)
             if self.request_interrupt_window and (apic is None or apic.accepts_external):
                 if self.ready_for_interrupt_injection:
                     return exits.IrqWindowOpen()
