@@ -91,9 +91,6 @@ class Surface:
     @property
     def next_place(self) -> int:
         """Where the next new program will stand, from CODE."""
-        if self._next > _CODE_END - 0x100:
-            self._places.clear()
-            self._next = _FIRST_CODE
         return self._next
 
     def run(self, start: Start) -> list[Event]:
