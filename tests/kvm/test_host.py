@@ -287,6 +287,26 @@ def a_real_mode_guest(kvm: Kvm) -> object:
     return seen, guest.vcpu.get_regs(), guest.vcpu.get_sregs().cs
 
 
+def device_memory(kvm: Kvm) -> object:
+    """A write and a read where no slot is: KVM_EXIT_MMIO both ways."""
+    code = b"\x48\x89\x04\x25\x00\x00\x00\x40" + b"\x8b\x1c\x25\x04\x00\x00\x40" + HLT
+    guest = long_mode(kvm, code, cpuid=False)
+    guest.memory.write_quads(0x2008, 0x7007)
+    guest.memory.write_quads(0x7000, 0x40000000 | 0x87)  # a 2 MiB page at 1 GiB
+    guest.vcpu.regs.rax = 0x1122334455667788
+    seen: list[object] = []
+    for is_write in (True, False):
+        exit = guest.vcpu.run()
+        assert isinstance(exit, exits.Mmio)
+        seen.append((exit.guest_physical, exit.size, exit.is_write, is_write))
+        if exit.is_write:
+            seen.append(bytes(exit.data))
+        else:
+            exit.data[:] = b"\xef\xbe\xad\xde"
+    assert isinstance(guest.vcpu.run(), exits.Hlt)
+    return seen, guest.vcpu.regs.rbx
+
+
 def breakpoints_in_a_debuggers_hand(kvm: Kvm) -> object:
     guest = real_mode(kvm, b"\x90\x90\x90\xf4")
     control = abi.GUESTDBG_ENABLE | abi.GUESTDBG_USE_HW_BP
@@ -313,7 +333,7 @@ QUESTIONS: tuple[Question, ...] = (
     *(sregs_round_trip, sregs_refused, guest_debug_refused, cpuid_round_trip),
     *(msrs_that_end_the_list, translations, events_of_an_injected_debug_exception),
     a_triple_fault_that_waits,
-    *(a_real_mode_guest, breakpoints_in_a_debuggers_hand, single_steps),
+    *(device_memory, a_real_mode_guest, breakpoints_in_a_debuggers_hand, single_steps),
 )
 NOT_PVMS: dict[Question, str] = {
     cpuid_round_trip: "KVM_GET_CPUID2 answers with more leaves than were set",

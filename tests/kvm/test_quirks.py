@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.kvm.emulator.devices import DEVICE, Vmm, map_device
 from tests.kvm.guest import DATA, KERNEL_CODE, Guest, handle, long_mode
 from trapline.arch import cpuid, msr
 from trapline.arch.cpuid import CpuidEntry
@@ -92,6 +93,18 @@ def dr6_written_by_who_is_not_shown_the_feature(kvm: Kvm) -> int:
     return guest.vcpu.regs.rbx
 
 
+def lock_on_device_memory(kvm: Kvm) -> tuple[int, int]:
+    """LOCK XADD where no slot is, at CPL 3 with BLD: how many #DBs, and DR6."""
+    guest = long_mode(kvm, LOCK_XADD + b"\x0f\x0b", cpl=3)
+    map_device(guest)
+    handle(guest, 1, b"\xff\xc3\x48\xcf")  # inc ebx; iretq
+    handle(guest, 6, HLT)
+    guest.vcpu.set_msrs({msr.IA32_DEBUGCTL: BLD})
+    guest.vcpu.regs.rdi = DEVICE
+    assert isinstance(Vmm(guest).run(), exits.Hlt)
+    return guest.vcpu.regs.rbx, guest.vcpu.get_debugregs().dr6
+
+
 Look = Callable[[Kvm], object]
 CASES: list[tuple[str, Quirk, Look, object, object]] = [
     (INTEL, Quirk.DR6_BUS_LOCK_SET, dr6_after_a_step, 0xFFFF47F0, 0xFFFF4FF0),
@@ -105,6 +118,16 @@ CASES: list[tuple[str, Quirk, Look, object, object]] = [
     (AMD, Quirk.NO_SPLIT_LOCK_AC, split_lock_ac, (False,) * 4, (False,) * 4),
     (INTEL, Quirk.DEBUGCTL_NOT_LISTED, debugctl_listed, True, False),
     (AMD, Quirk.DEBUGCTL_NOT_LISTED, debugctl_listed, True, False),
+    *[
+        (
+            cpu,
+            Quirk.EMULATOR_LOCKS_NOTHING,
+            lock_on_device_memory,
+            (1, 0xFFFF07F0),
+            (0, 0xFFFF0FF0),
+        )
+        for cpu in (INTEL, AMD)
+    ],
     *[
         (
             cpu,

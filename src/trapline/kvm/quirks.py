@@ -40,6 +40,10 @@ class Quirk(IntFlag):
     """MOV to DR6 goes to the processor even where the guest's CPUID hides what the processor has:
     the guest can clear a bit that it must read as 1 (handle_dr, dr_interception)."""
 
+    EMULATOR_LOCKS_NOTHING = 1 << 6
+    """Instructions that the hypervisor emulates raise no bus lock debug exception and are no
+    bus-lock exit (x86_emulate_instruction)."""
+
 
 NONE: Final = Quirk(0)
 EVERY: Final = Quirk(sum(Quirk))

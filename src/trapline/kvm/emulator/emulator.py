@@ -10,6 +10,7 @@ from collections.abc import Generator
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from trapline.arch.debug import DR6_BUS_LOCK
 from trapline.arch.exception import Vector
 from trapline.arch.registers import RFLAGS_TF
 from trapline.kvm import abi, exits, guest_debug
@@ -19,6 +20,7 @@ from trapline.kvm.emulator.failure import ExitInformation, fail
 from trapline.kvm.emulator.intercepts import Intercepts, Taken
 from trapline.kvm.emulator.string import inputs_wanted
 from trapline.kvm.emulator.system import Instead
+from trapline.kvm.quirks import Quirk
 from trapline.processor import Decoded, Fault, NotMemory, Replayer, Undefined
 
 if TYPE_CHECKING:
@@ -168,6 +170,9 @@ class Emulator:
         what it caused is taken."""
         replayer, vcpu = self._replayer, self._vcpu
         state = replayer.state
+        if Quirk.EMULATOR_LOCKS_NOTHING in vcpu.quirks:
+            state.pending_debug &= ~DR6_BUS_LOCK
+            self._intercepts.locked_bus = False
         traps, is_held = state.pending_debug, state.interrupt_shadow == _MOV_SS
         if not is_held:
             state.pending_debug = 0
