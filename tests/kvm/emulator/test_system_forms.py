@@ -40,6 +40,8 @@ FORMS = {
     "mov to cr4": "0f 20 e0 48 83 c8 04 | 0f 22 e0",
     "mov to cr4, refused": "0f 20 e0 48 83 e0 df | 0f 22 e0",
     "mov to cr8": "44 0f 22 c2",
+    "hypercall, Intel's": "0f 01 c1",
+    "hypercall, AMD's": "0f 01 d9",
     "clts": "0f 06",
     "lmsw": "0f 01 f0",
     "lmsw, memory": "0f 01 33",
@@ -152,6 +154,8 @@ def _seen(kvm: Kvm, form: str, cr4: int, cpl: int, is_forced: bool) -> Seen:
 def test_system_instructions_are_like_executed_ones(machine: tuple[str, str], form: str) -> None:
     """At CPL 0 and 3, with DR4 and DR5 undefined and not."""
     vendor, engine = machine
+    if form.startswith("hypercall") and vendor not in form.lower():
+        return  # repaired in the guest's memory where it is executed (tests of hypercalls)
     kvm = open_kvm(cpu=MODELS[vendor], engine=engine, force_emulation_prefix=1)
     for cr4 in (0, CR4_DE):
         for cpl in (0, 3):

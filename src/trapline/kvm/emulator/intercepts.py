@@ -87,6 +87,8 @@ class Intercepts:
             case "hlt":
                 self.halts = True
                 raise Taken(lambda: None)
+            case "vmcall" | "vmmcall":
+                raise Taken(partial(system.call_hypervisor, self._vcpu))
             case "xsetbv":
                 raise Taken(partial(system.write_xcr, self._vcpu))
             case _ if instruction not in _LEFT_TO_THE_REPLAY:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from trapline.arch.debug import DR6_ACTIVE_LOW, DR6_BD, DR7_GD, DR_UPPER
 from trapline.arch.exception import Vector
 from trapline.arch.registers import CR8_TPR, EFER_LMA, GPR_NAMES
-from trapline.kvm import abi, exits
+from trapline.kvm import abi, exits, hypercall
 from trapline.processor import Fault
 
 if TYPE_CHECKING:
@@ -42,6 +42,12 @@ def identify(vcpu: SoftwareVcpu) -> Answer:
     state = vcpu.state
     answer = vcpu.cpuid.answer(state.rax & _LOW, state.rcx & _LOW)
     state.rax, state.rbx, state.rcx, state.rdx = answer
+    return None
+
+
+def call_hypervisor(vcpu: SoftwareVcpu) -> Answer:
+    """VMCALL and VMMCALL."""
+    hypercall.answer(vcpu)
     return None
 
 
