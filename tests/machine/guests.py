@@ -60,11 +60,12 @@ def run(
     observer: object = None,
     address: int | None = None,
     modules: Sequence[Module] = (),
+    cpus: int = 1,
 ) -> Finished:
     """Run an image to its end."""
     output = bytearray()
     kvm = open_kvm(cpu=cpu, engine=engine, observer=observer)  # type: ignore[arg-type]
-    board = Board(kvm, memory, output.extend, bus_lock_exits=bus_lock_exits)
+    board = Board(kvm, memory, output.extend, cpus=cpus, bus_lock_exits=bus_lock_exits)
     board.load(image, command_line, address, modules)
     runner = Runner(board)
     ending = runner.run(timeout)

@@ -9,7 +9,9 @@ import threading
 from typing import TYPE_CHECKING
 
 from trapline.kvm import abi, exits
+from trapline.machine import layout
 from trapline.machine.board import TIMED_PORTS, Board
+from trapline.machine.devices import IoApic
 from trapline.machine.ending import Ending, How, ended
 from trapline.machine.explain import explain_exit
 
@@ -76,6 +78,8 @@ class ProcessorThread:
             case exits.Mmio():
                 with board.lock:
                     board.device_memory.serve(exit)
+                if layout.IO_APIC <= exit.guest_physical < layout.IO_APIC + IoApic.SIZE:
+                    self._runner.look_at_time()  # a line may have been unmasked
             case exits.IoapicEoi(vector):
                 with board.lock:
                     board.io_apic.end_of_interrupt(vector)
