@@ -30,7 +30,7 @@ int main(int count, char **arguments) {
     fflush(stdout);
     for (int i = 2; i < count; i++) {
         if (!strcmp(arguments[i], "wait")) pause();
-        if (!strcmp(arguments[i], "kill")) { usleep(300000); kill(getpid(), SIGKILL); }
+        if (!strcmp(arguments[i], "kill")) kill(getpid(), SIGKILL);
         if (!strcmp(arguments[i], "abort")) abort();
         if (!strcmp(arguments[i], "exit")) return atoi(arguments[i + 1]);
     }

@@ -154,6 +154,10 @@ class Watcher(ProgramObserver):
             self._log.forked()
         compiler().progress = None
 
+    def may_be_killed(self, pid: int) -> None:
+        if not self._is_silent:
+            self._recorder.flush()
+
     def ended(self, pid: int, outcome: Outcome) -> None:
         if self._is_silent:
             return

@@ -56,6 +56,9 @@ class ProgramObserver:
     def became_child(self, parent: int, pid: int) -> None:
         """In the child, before anything else: recorders own copies of everything now."""
 
+    def may_be_killed(self, pid: int) -> None:
+        """The program is about to send itself what no process survives."""
+
     def ended(self, pid: int, outcome: Outcome) -> None:
         """The process is about to end; last chance to write."""
 

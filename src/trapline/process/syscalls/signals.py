@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -159,6 +160,34 @@ def pselect6(thread: Thread) -> int:
         return thread.calls(number, *[count, *sets, ctypes.addressof(pair)])
 
     return _with_mask(thread, place, call)
+
+
+@handles("kill")
+def kill(thread: Thread) -> int:
+    pid, signal, *_ = arguments(thread)
+    own = {0, -1, thread.process.pid, -os.getpgrp()}
+    if signal & 0xFFFFFFFF == SIGKILL and _signed(pid) in own:
+        _last_words(thread)
+    return thread.calls(NUMBERS["kill"], pid, signal)
+
+
+@handles("tkill", "tgkill")
+def tkill(thread: Thread) -> int:
+    first, second, third, *_ = arguments(thread)
+    signal = second if thread.call_number == NUMBERS["tkill"] else third
+    if signal & 0xFFFFFFFF == SIGKILL:
+        _last_words(thread)
+    return thread.calls(thread.call_number, first, second, third)
+
+
+def _signed(number: int) -> int:
+    return (number & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
+
+
+def _last_words(thread: Thread) -> None:
+    """The VMM is about to be killed with its program: what it has seen so far must be kept."""
+    thread.vcpu.report_counts()
+    thread.process.observer.may_be_killed(thread.process.pid)
 
 
 @handles("sigaltstack")

@@ -20,7 +20,7 @@ _TABLE = """
 45 recvfrom fbiioo; 46 sendmsg *; 47 recvmsg *; 48 shutdown fi; 49 bind fpi; 50 listen fi
 51 getsockname foo; 52 getpeername foo; 53 socketpair iiio; 54 setsockopt fiipi
 55 getsockopt fiiao; 56 clone *; 57 fork *; 58 vfork *; 59 execve *; 60 exit *; 61 wait4 ioio
-62 kill ii; 63 uname o; 64 semget iii; 65 semop ipi; 66 semctl *iiia; 67 shmdt *; 68 msgget ii
+62 kill *; 63 uname o; 64 semget iii; 65 semop ipi; 66 semctl *iiia; 67 shmdt *; 68 msgget ii
 69 msgsnd ipii; 70 msgrcv iaiii; 71 msgctl iio; 72 fcntl *iio; 73 flock fi; 74 fsync f
 75 fdatasync f; 76 truncate si; 77 ftruncate fi; 78 getdents fbi; 79 getcwd bi; 80 chdir s
 81 fchdir f; 82 rename nn; 83 mkdir ni; 84 rmdir n; 85 creat si; 86 link nn; 87 unlink n
@@ -44,7 +44,7 @@ _TABLE = """
 175 init_module pip; 176 delete_module pi; 179 quotactl isia; 186 gettid; 187 readahead fii
 188 setxattr sppii; 189 lsetxattr nppii; 190 fsetxattr fppii; 191 getxattr spbi
 192 lgetxattr npbi; 193 fgetxattr fpbi; 194 listxattr sbi; 195 llistxattr nbi
-196 flistxattr fbi; 197 removexattr sp; 198 lremovexattr np; 199 fremovexattr fp; 200 tkill ii
+196 flistxattr fbi; 197 removexattr sp; 198 lremovexattr np; 199 fremovexattr fp; 200 tkill *
 201 time o; 202 futex *; 203 sched_setaffinity iip; 204 sched_getaffinity iia
 205 set_thread_area !ENOSYS; 206 io_setup *; 207 io_destroy *; 208 io_getevents *
 209 io_submit *; 210 io_cancel *; 211 get_thread_area !ENOSYS; 212 lookup_dcookie ibi
@@ -52,7 +52,7 @@ _TABLE = """
 219 restart_syscall *; 220 semtimedop ipip; 221 fadvise64 fiii; 222 timer_create ipo
 223 timer_settime iipo; 224 timer_gettime io; 225 timer_getoverrun i; 226 timer_delete i
 227 clock_settime ip; 228 clock_gettime io; 229 clock_getres io; 230 clock_nanosleep iipo
-231 exit_group *; 232 epoll_wait faii; 233 epoll_ctl fifp; 234 tgkill iii; 235 utimes sp
+231 exit_group *; 232 epoll_wait faii; 233 epoll_ctl fifp; 234 tgkill *; 235 utimes sp
 237 mbind piipii; 238 set_mempolicy ipi; 239 get_mempolicy oaipi; 240 mq_open piip
 241 mq_unlink p; 242 mq_timedsend fpiip; 243 mq_timedreceive fbiop; 244 mq_notify fp
 245 mq_getsetattr fpo; 246 kexec_load !EPERM; 247 waitid iioio; 248 add_key pppii
