@@ -10,7 +10,7 @@ from tests.process.c_programs import compiled
 from tests.process.conftest import Run
 
 
-@pytest.mark.parametrize("name", ["threads", "endings", "shootdown"])
+@pytest.mark.parametrize("name", ["threads", "endings", "shootdown", "vectors"])
 def test_threads_meet_and_end_as_natively(name: str, guest: Run, native: Run) -> None:
     program = compiled(name)
     expected, got = native(program), guest(program)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import resource
 import struct
@@ -161,6 +162,8 @@ def exit_(thread: Thread) -> int:
 
 
 _FUTEX_COMMAND = 0x7F
+_WAITER = struct.Struct("<3Q")  # struct futex_waitv: the value, the address, flags
+_MOST_FUTEXES = 128
 _FUTEX_TAKES_NUMBER = frozenset({3, 4, 5, 12})  # REQUEUE, CMP_REQUEUE, WAKE_OP, CMP_REQUEUE_PI
 
 
@@ -177,7 +180,29 @@ def futex(thread: Thread) -> int:
 
 @handles("futex_waitv")
 def futex_waitv(thread: Thread) -> int:
-    return -errno.ENOSYS  # its array holds displaced pointers; programs fall back on futex
+    """Its array holds pointers: the host gets a copy."""
+    place, count, flags, timeout, clock, _ = arguments(thread)
+    if not 0 < count & 0xFFFFFFFF <= _MOST_FUTEXES:
+        return -errno.EINVAL
+    data = bytearray(thread.process.memory.read(place, (count & 0xFFFFFFFF) * _WAITER.size))
+    for at in range(0, len(data), _WAITER.size):
+        word, linear, rest = _WAITER.unpack_from(data, at)
+        _WAITER.pack_into(data, at, word, as_pointer(thread, linear), rest)
+    buffer = ctypes.create_string_buffer(bytes(data), len(data))
+    return thread.calls(
+        NUMBERS["futex_waitv"], ctypes.addressof(buffer), count, flags,
+        as_pointer(thread, timeout), clock,
+    )  # fmt: skip
+
+
+@handles("io_uring_setup")
+def io_uring_setup(thread: Thread) -> int:
+    """Its requests hold pointers, in memory that the kernel reads when it likes: not for programs
+    that have memory which is elsewhere on the host."""
+    count, parameters, *_ = arguments(thread)
+    if thread.process.memory.areas.between(0, layout.LOW_SIZE):
+        return -errno.ENOSYS
+    return thread.calls(NUMBERS["io_uring_setup"], count, as_pointer(thread, parameters))
 
 
 @handles("io_setup", "io_destroy", "io_getevents", "io_submit", "io_cancel")

@@ -75,14 +75,14 @@ _TABLE = """
 320 kexec_file_load !EPERM; 321 bpf iui; 322 execveat *; 323 userfaultfd !ENOSYS
 324 membarrier iii; 325 mlock2 *; 326 copy_file_range fufuii; 327 preadv2 *; 328 pwritev2 *
 329 pkey_mprotect *; 330 pkey_alloc !ENOSYS; 331 pkey_free !ENOSYS; 332 statx *iiiio
-333 io_pgetevents !ENOSYS; 334 rseq !ENOSYS; 424 pidfd_send_signal fipi; 425 io_uring_setup iu
+333 io_pgetevents !ENOSYS; 334 rseq !ENOSYS; 424 pidfd_send_signal fipi; 425 io_uring_setup *
 426 io_uring_enter fiiipi; 427 io_uring_register fipi; 428 open_tree fsi; 429 move_mount fsfsi
 430 fsopen pi; 431 fsconfig fippi; 432 fsmount fii; 433 fspick fsi; 434 pidfd_open ii
 435 clone3 *; 436 close_range *; 437 openat2 *; 438 pidfd_getfd fii; 439 faccessat2 *
 440 process_madvise *; 441 epoll_pwait2 *ia; 442 mount_setattr fsipi; 443 quotactl_fd fiip
-444 landlock_create_ruleset pii; 445 landlock_add_rule fipi; 446 landlock_restrict_self fi
-447 memfd_secret i; 448 process_mrelease fi; 449 futex_waitv *; 450 set_mempolicy_home_node piii
-451 cachestat fpoi; 452 fchmodat2 *
+444 landlock_create_ruleset !ENOSYS; 445 landlock_add_rule !ENOSYS
+446 landlock_restrict_self !ENOSYS; 447 memfd_secret i; 448 process_mrelease fi
+449 futex_waitv *; 450 set_mempolicy_home_node piii; 451 cachestat fpoi; 452 fchmodat2 *
 """
 
 
