@@ -7,9 +7,16 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from trapline.arch.debug import DR6_ACTIVE_LOW, DR6_BS, PAYLOAD_ENABLED_BREAKPOINT
+from trapline.arch.debug import (
+    DR6_ACTIVE_LOW,
+    DR6_BS,
+    DR7_BREAKPOINTS_ENABLED,
+    PAYLOAD_ENABLED_BREAKPOINT,
+    BreakpointKind,
+    enabled_breakpoints,
+)
 from trapline.arch.exception import Vector
-from trapline.arch.registers import RFLAGS_TF
+from trapline.arch.registers import CR4_DE, RFLAGS_TF
 from trapline.kvm import abi, exits
 
 if TYPE_CHECKING:
@@ -68,6 +75,14 @@ def step_emulated(vcpu: SoftwareVcpu, held: int = 0) -> Answer:
         return exits.Debug(Vector.DB, vcpu.backend.linear_rip(), dr6, 0)
     vcpu.events.queue(Vector.DB, payload=DR6_BS | held & ~PAYLOAD_ENABLED_BREAKPOINT)
     return None
+
+
+def watches_ports(vcpu: SoftwareVcpu) -> bool:
+    """Whether a breakpoint in force is on I/O."""
+    dr7 = vcpu.state.dr7
+    if not dr7 & DR7_BREAKPOINTS_ENABLED or not vcpu.backend.get_cr4() & CR4_DE:
+        return False
+    return any(one.kind == BreakpointKind.IO for one in enabled_breakpoints(dr7))
 
 
 def halt_after(vcpu: SoftwareVcpu, stepped: Answer) -> Answer:

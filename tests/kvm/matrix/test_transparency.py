@@ -15,7 +15,7 @@ import pytest
 from tests.kvm.matrix import modes
 from tests.kvm.matrix.surface import ENOUGH, Bare, Start, Surface, Virtual
 from tests.kvm.matrix.test_matrix import ENGINES, GUESTS, VENDORS
-from trapline.arch.registers import RFLAGS_TF
+from trapline.arch.registers import CR4_DE, RFLAGS_TF
 from trapline.kvm import exits
 
 PROGRAMS = 3000 if os.environ.get("TRAPLINE_DEEP") else 40
@@ -91,6 +91,9 @@ def draw(chance: random.Random, mode: modes.Mode, cpl: int, is_amd: bool, at: in
     if chance.random() < 0.25 and not is_amd:  # what MOV SS reads
         dr7 |= 1 << 4 | 3 << 24
         addresses[2] = modes.DATA + STACK_WORD
+    if chance.random() < 0.25:  # port 0x80
+        dr7 |= 1 << 6 | 2 << 28
+        addresses[3] = 0x80
     if chance.random() < 0.25 and mode.gate_bits != 16:  # an instruction
         dr7 |= 1
         addresses[0] = modes.CODE + at + sum(map(len, codes[: chance.randrange(len(codes))]))
@@ -149,6 +152,8 @@ def test_programs_drawn_at_random(mode: str, cpl: int, vendor: str, engine: str)
     for number in range(PROGRAMS):
         if number % 500 == 0:  # as many as there is room for
             bare, virtual = Bare(vendor, engine, kind, cpl), Talking(vendor, engine, kind, cpl)
+            for surface in (bare, virtual):
+                surface.system_registers().cr4 |= CR4_DE
         program = draw(chance, kind, cpl, vendor == "amd", bare.next_place)
         wanted, got = outcome(bare, program.start), outcome(virtual, program.start)
         assert got == wanted, (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from trapline.arch import cpuid
 from trapline.arch.exception import Vector
 from trapline.kvm import abi, exits, hypercall
-from trapline.kvm.guest_debug import halt_after
+from trapline.kvm.guest_debug import halt_after, watches_ports
 from trapline.kvm.svm.emulation import emulate
 from trapline.kvm.svm.skip import advance, skip
 from trapline.processor import SvmExit
@@ -35,9 +35,10 @@ def handle_hlt(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer
 
 
 def handle_io_instruction(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:
-    """io_interception() and kvm_fast_pio(); INS and OUTS are the emulator's."""
+    """io_interception() and kvm_fast_pio(); INS and OUTS are the emulator's, and what happens
+    while a breakpoint is on ports, which upstream does not see."""
     information, state = exit.info_1, backend.core.state
-    if information & _IO_STRING:
+    if information & _IO_STRING or watches_ports(vcpu):
         return emulate(vcpu, backend, exit)
     size, port = information >> 4 & 7, information >> 16
     if information & _IO_IN:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from trapline.arch import cpuid
 from trapline.arch.exception import Vector
 from trapline.kvm import abi, exits, hypercall
-from trapline.kvm.guest_debug import halt_after
+from trapline.kvm.guest_debug import halt_after, watches_ports
 from trapline.kvm.vmx.emulation import emulate
 from trapline.kvm.vmx.skip import advance, skip
 from trapline.processor import VmExit
@@ -35,9 +35,10 @@ def handle_hlt(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
 
 
 def handle_io_instruction(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
-    """kvm_fast_pio(); INS and OUTS are the emulator's."""
+    """kvm_fast_pio(); INS and OUTS are the emulator's, and what happens while a breakpoint is on
+    ports, which upstream does not see."""
     qualification, state = exit.qualification, backend.core.state
-    if qualification & _IO_STRING:
+    if qualification & _IO_STRING or watches_ports(vcpu):
         return emulate(vcpu, backend, exit)
     size, port = (qualification & 7) + 1, qualification >> 16
     if qualification & _IO_IN:
