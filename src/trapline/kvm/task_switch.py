@@ -14,6 +14,7 @@ from trapline.arch.vmx import EventType
 from trapline.kvm.emulator import ExitInformation, delivery_failure
 from trapline.kvm.emulator.debug import take_traps
 from trapline.kvm.emulator.devices import Awaited, Devices
+from trapline.kvm.emulator.emulator import using_memory
 from trapline.kvm.emulator.intercepts import Intercepts
 from trapline.processor import Fault, NotMemory, Replayer, Undefined
 
@@ -44,6 +45,13 @@ def switch_task(
 
     `exit`: what the processor said, for a report that it could not be done.
     """
+    with using_memory(vcpu):
+        return _switch(vcpu, backend, event, exit)
+
+
+def _switch(
+    vcpu: SoftwareVcpu, backend: CoreBackend, event: Delivered | None, exit: ExitInformation
+) -> Answer:
     replayer = Replayer(backend.core, Devices(vcpu, backend.slots), Intercepts(vcpu, backend))
     replayer.load()
     try:

@@ -60,13 +60,18 @@ class NotMemory(Exception):  # a way out, as Leave is
 class GuestPhysical(Bus, Protocol):
     """The bus of a replayed instruction: guest-physical addresses."""
 
+    @property
+    def generation(self) -> int:
+        """Another number once memory that was there is no longer."""
+
     def is_read_only(self, physical: int) -> bool:
         """Whether a page of memory must not be written: writes go to `write_device`, and reads
         that belong to one access with a write to `read_device`."""
 
 
 class _Frames(Frames):
-    """Guest-physical pages straight from the bus: memory is write-back, anything else not."""
+    """Guest-physical pages straight from the bus: memory is write-back, anything else not.
+    Only memory is kept: where there is none, some may appear at any time."""
 
     def __init__(self, core: Core, bus: GuestPhysical) -> None:
         super().__init__(core)
@@ -79,9 +84,8 @@ class _Frames(Frames):
         if host is None or (read_only and access & WRITE):
             if is_walk or access & FETCH:
                 raise NotMemory
-            frame = Frame(0, page, READ | WRITE, UC if host is None else WB, False)
-        else:
-            frame = Frame(host, page, READ | FETCH if read_only else _EVERYTHING, WB, False)
+            return Frame(0, page, READ | WRITE, UC if host is None else WB, False)
+        frame = Frame(host, page, READ | FETCH if read_only else _EVERYTHING, WB, False)
         self.known[page >> 12] = frame
         return frame
 
@@ -96,7 +100,8 @@ class Replayer(Core):
         self._core = core
         self.state = State()
         self.model, self.apic_id = core.model, core.apic_id
-        self.bus = bus
+        self.bus: GuestPhysical = bus
+        self._generation = bus.generation
         self.guest, self.observer = None, core.observer
         self.cluster, self.msrs, self.engine = core.cluster, core.msrs, None
         self.memory = Memory(self)
@@ -109,15 +114,22 @@ class Replayer(Core):
         self._decoded = {}
 
     def load(self) -> None:
-        """Take the processor's registers; nothing is known of memory any more."""
+        """Take the processor's registers, and translate everything anew."""
+        if self._generation != self.bus.generation:
+            self._generation = self.bus.generation
+            self.memory.walker.frames.forget()
+        self.memory.flush()
+        self.reload()
+
+    def reload(self) -> None:
+        """Take the processor's registers, for another try or another iteration."""
         own, other, memory = self.state.q, self._core.state.q, self.memory
         for slots in _SLOTS:
             own[slots] = other[slots]
         self.observer = self._core.observer
         walker, its = memory.walker, self._core.memory.walker
-        walker.pdptes, walker.pkru = list(its.pdptes), its.pkru
-        walker.configure()
-        memory.flush_frames()
+        walker.pdptes, walker.pkru = its.pdptes, its.pkru
+        memory.mode_changed()
         memory.breakpoints_changed()
         memory.privilege_changed()
 

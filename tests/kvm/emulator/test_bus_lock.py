@@ -11,6 +11,7 @@ from trapline.arch.debug import DR6_ACTIVE_LOW, DR6_BS, DR6_BUS_LOCK
 from trapline.arch.msr import DEBUGCTL_BLD, IA32_DEBUGCTL
 from trapline.arch.registers import RFLAGS_TF
 from trapline.kvm import Kvm, abi, exits, open_kvm
+from trapline.kvm.quirks import Quirk
 from trapline.processor import BusLock, Cause, Outcome
 
 HLT = b"\xf4"
@@ -50,10 +51,7 @@ def _guest(kvm: Kvm, code: str, cpl: int = 3, at: int = DEVICE + 0x20) -> Guest:
 
 @pytest.mark.parametrize("code", LOCKED.values(), ids=LOCKED.keys())
 def test_a_locked_access_to_a_device_raises_db_at_cpl_3(software: Kvm, code: str) -> None:
-    """Device memory is not write-back, so this is a bus lock; DR6[11] is 0 and RIP is after it.
-
-    Upstream's emulator knows no bus locks (reference, E.6); the processor would have trapped.
-    """
+    """Device memory is not write-back, so this is a bus lock; DR6[11] is 0 and RIP is after it."""
     guest = _guest(software, code)
     rip = guest.vcpu.regs.rip
     assert isinstance(Vmm(guest).run(), exits.Hlt)
@@ -126,6 +124,13 @@ def test_the_vmm_that_asked_for_bus_locks_is_told(software: Kvm, is_on: bool) ->
         assert isinstance(exit, exits.Mmio)
         flags.append((exit.is_write, vcpu.flags))
     assert flags == [(False, 0), (True, abi.RUN_X86_BUS_LOCK if is_on else 0)]
+
+
+def test_a_quirk_brings_back_upstreams_silence(vendor: str) -> None:
+    kvm = open_kvm(cpu=MODELS[vendor], quirks=Quirk.EMULATOR_LOCKS_NOTHING)
+    guest = _guest(kvm, LOCKED["xchg"])
+    assert isinstance(Vmm(guest).run(), exits.Hlt)
+    assert (guest.vcpu.regs.rbx, guest.vcpu.get_debugregs().dr6) == (0, DR6_ACTIVE_LOW)
 
 
 @pytest.mark.parametrize("code", LOCKED.values(), ids=LOCKED.keys())

@@ -85,7 +85,7 @@ FORMS = {
 }
 
 
-def _guest(kvm: Kvm, code: bytes, at: int) -> Guest:
+def device_guest(kvm: Kvm, code: bytes, at: int) -> Guest:
     guest = long_mode(kvm, code + HLT)
     map_device(guest)
     guest.memory.write(DATA, PATTERN[:0x3000])
@@ -118,7 +118,10 @@ def test_device_memory_is_like_memory(software: Kvm, name: str, offset: int) -> 
     raw = bytes.fromhex(FORMS[name])
     if name.endswith("aligned"):
         offset &= ~15
-    plain, device = _guest(software, raw, DATA + offset), _guest(software, raw, DEVICE + offset)
+    plain, device = (
+        device_guest(software, raw, DATA + offset),
+        device_guest(software, raw, DEVICE + offset),
+    )
     assert isinstance(plain.vcpu.run(), exits.Hlt)
     vmm = Vmm(device, bytearray(PATTERN[:0x3000]))
     assert isinstance(vmm.run(), exits.Hlt)
@@ -129,7 +132,7 @@ def test_device_memory_is_like_memory(software: Kvm, name: str, offset: int) -> 
 
 
 def test_reads_take_effect_when_the_vmm_has_answered(software: Kvm) -> None:
-    guest = _guest(software, b"\x48\x8b\x07", DEVICE)
+    guest = device_guest(software, b"\x48\x8b\x07", DEVICE)
     exit = guest.vcpu.run()
     assert exit == exits.Mmio(DEVICE_PHYSICAL, 8, False, bytearray(8))
     rip = guest.vcpu.regs.rip
@@ -142,14 +145,14 @@ def test_reads_take_effect_when_the_vmm_has_answered(software: Kvm) -> None:
 
 
 def test_writes_are_told_after_the_instruction(software: Kvm) -> None:
-    guest = _guest(software, b"\x89\x07", DEVICE)
+    guest = device_guest(software, b"\x89\x07", DEVICE)
     rip = guest.vcpu.regs.rip
     assert guest.vcpu.run() == exits.Mmio(DEVICE_PHYSICAL, 4, True, bytearray(b"\1\2\3\4"))
     assert guest.vcpu.regs.rip == rip + 2
 
 
 def test_a_guest_sent_elsewhere_meanwhile_goes_on_there(software: Kvm) -> None:
-    guest = _guest(software, b"\x48\x8b\x07" + HLT + b"\x90", DEVICE)
+    guest = device_guest(software, b"\x48\x8b\x07" + HLT + b"\x90", DEVICE)
     assert isinstance(guest.vcpu.run(), exits.Mmio)
     guest.vcpu.regs.rip += 4
     assert isinstance(guest.vcpu.run(), exits.Hlt)
@@ -171,14 +174,14 @@ def test_what_the_vmm_is_asked(
     software: Kvm, code: str, offset: int, expected: list[tuple[str, int, int]]
 ) -> None:
     """Fragments of up to eight bytes, by page, once each and in order."""
-    vmm = Vmm(_guest(software, bytes.fromhex(code), DEVICE + offset))
+    vmm = Vmm(device_guest(software, bytes.fromhex(code), DEVICE + offset))
     assert isinstance(vmm.run(), exits.Hlt)
     assert vmm.seen == [(kind, DEVICE_PHYSICAL + at, size) for kind, at, size in expected]
 
 
 def test_writes_to_a_read_only_slot_are_told_and_reads_are_not(software: Kvm) -> None:
     """KVM_MEM_READONLY: a read-modify-write reads the memory and tells of the write."""
-    guest = _guest(software, b"\xf0\xff\x07" + b"\x8b\x07", ROM)
+    guest = device_guest(software, b"\xf0\xff\x07" + b"\x8b\x07", ROM)
     rom = Memory(0x200000)
     rom.write_quads(0, 41)
     guest.vm.set_user_memory_region(1, abi.MEM_READONLY, ROM_PHYSICAL, rom.size, rom.address)
@@ -190,7 +193,7 @@ def test_writes_to_a_read_only_slot_are_told_and_reads_are_not(software: Kvm) ->
 
 def test_faults_come_before_any_access_is_told(software: Kvm) -> None:
     """From the device to a page that is not there: #PF, the read not being the VMM's business."""
-    guest = _guest(software, b"\xa4", DEVICE)
+    guest = device_guest(software, b"\xa4", DEVICE)
     guest.vcpu.regs.rdi = 0x800000
     handler = handle(guest, 14, HLT)
     vmm = Vmm(guest)
@@ -201,7 +204,7 @@ def test_faults_come_before_any_access_is_told(software: Kvm) -> None:
 
 def test_a_single_step_ends_after_the_emulated_instruction(software: Kvm) -> None:
     # A single step of HLT would wake it again, so UD2 ends it; its handler has no TF.
-    guest = _guest(software, b"\x8b\x07\x89\x07\x90\x0f\x0b", DEVICE)
+    guest = device_guest(software, b"\x8b\x07\x89\x07\x90\x0f\x0b", DEVICE)
     handle(guest, 6, HLT)
     handler = handle(guest, 1, b"\x48\xff\xc3\x48\xcf")  # inc rbx; iretq
     guest.vcpu.regs.rflags |= RFLAGS_TF
@@ -213,7 +216,7 @@ def test_a_single_step_ends_after_the_emulated_instruction(software: Kvm) -> Non
 
 @pytest.mark.parametrize("code", ["8b 07", "89 07"])
 def test_a_debugger_steps_over_an_emulated_instruction(software: Kvm, code: str) -> None:
-    guest = _guest(software, bytes.fromhex(code), DEVICE)
+    guest = device_guest(software, bytes.fromhex(code), DEVICE)
     rip = guest.vcpu.regs.rip
     guest.vcpu.set_guest_debug(abi.GUESTDBG_ENABLE | abi.GUESTDBG_SINGLESTEP)
     exit = Vmm(guest).run()
@@ -223,7 +226,7 @@ def test_a_debugger_steps_over_an_emulated_instruction(software: Kvm, code: str)
 
 
 def test_a_data_breakpoint_on_device_memory_is_hit(software: Kvm) -> None:
-    guest = _guest(software, b"\x89\x07", DEVICE + 0x10)
+    guest = device_guest(software, b"\x89\x07", DEVICE + 0x10)
     debugregs = guest.vcpu.get_debugregs()
     debugregs.db[1], debugregs.dr7 = DEVICE + 0x12, 0x400 | 1 << 2 | 0x1 << 20
     guest.vcpu.set_debugregs(debugregs)
@@ -234,14 +237,14 @@ def test_a_data_breakpoint_on_device_memory_is_hit(software: Kvm) -> None:
 
 
 def test_the_interrupt_shadow_ends_with_the_emulated_instruction(software: Kvm) -> None:
-    guest = _guest(software, b"\xfb\x89\x07", DEVICE)  # sti; mov [rdi], eax
+    guest = device_guest(software, b"\xfb\x89\x07", DEVICE)  # sti; mov [rdi], eax
     assert isinstance(guest.vcpu.run(), exits.Mmio)
     assert guest.vcpu.get_vcpu_events().interrupt_shadow == 0
     assert guest.vcpu.ready_for_interrupt_injection
 
 
 def test_interrupts_come_between_the_iterations_of_a_string_instruction(software: Kvm) -> None:
-    guest = _guest(software, b"\xf3\xaa", DEVICE)
+    guest = device_guest(software, b"\xf3\xaa", DEVICE)
     handler = handle(guest, 0x40, HLT)
     guest.vcpu.regs.rflags |= 1 << 9
     exit = guest.vcpu.run()
@@ -256,7 +259,7 @@ def test_interrupts_come_between_the_iterations_of_a_string_instruction(software
 
 def test_code_in_device_memory_cannot_be_emulated(software: Kvm) -> None:
     """handle_emulation_failure() at CPL 0: the VMM hears of it, the guest gets #UD."""
-    guest = _guest(software, b"\xff\xe7", DEVICE)
+    guest = device_guest(software, b"\xff\xe7", DEVICE)
     exit = guest.vcpu.run()
     assert isinstance(exit, exits.InternalError)
     assert (exit.suberror, exit.data[0]) == (abi.INTERNAL_ERROR_EMULATION, 0)
@@ -277,7 +280,7 @@ def test_at_cpl_3_only_the_guest_hears_of_it(software: Kvm) -> None:
 
 
 def test_page_tables_in_device_memory_cannot_be_emulated(software: Kvm) -> None:
-    guest = _guest(software, b"\x8b\x07", DEVICE + 0x200000)
+    guest = device_guest(software, b"\x8b\x07", DEVICE + 0x200000)
     guest.memory.write_quads(0x3018, DEVICE_PHYSICAL | 7)  # a table, where there is a device
     exit = guest.vcpu.run()
     assert isinstance(exit, exits.InternalError)
@@ -290,7 +293,7 @@ def test_page_tables_in_device_memory_cannot_be_emulated(software: Kvm) -> None:
 
 
 def test_an_interrupt_table_in_device_memory_is_an_error_of_delivery(software: Kvm) -> None:
-    guest = _guest(software, b"\x0f\x0b", DEVICE)
+    guest = device_guest(software, b"\x0f\x0b", DEVICE)
     sregs = guest.vcpu.get_sregs()
     sregs.idt.base = DEVICE
     guest.vcpu.set_sregs(sregs)
@@ -302,7 +305,7 @@ def test_an_interrupt_table_in_device_memory_is_an_error_of_delivery(software: K
 
 def test_descriptors_and_stacks_may_lie_in_device_memory(software: Kvm) -> None:
     """Loading a segment register reads its descriptor there; PUSH and POP use the stack there."""
-    guest = _guest(software, b"\x8e\xd8\x50\x5b", DEVICE)  # mov ds, eax; push rax; pop rbx
+    guest = device_guest(software, b"\x8e\xd8\x50\x5b", DEVICE)  # mov ds, eax; push rax; pop rbx
     sregs = guest.vcpu.get_sregs()
     sregs.gdt.base = DEVICE
     guest.vcpu.set_sregs(sregs)

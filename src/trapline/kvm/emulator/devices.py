@@ -103,6 +103,10 @@ class Devices:
         self._position += 1
         return record[position].word
 
+    @property
+    def generation(self) -> int:
+        return self._slots.generation
+
     # -- physical memory ------------------------------------------------------------------------
 
     def host(self, physical: int) -> int | None:

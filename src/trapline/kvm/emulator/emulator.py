@@ -6,7 +6,8 @@ memory, `intercepts` what a guest may not do.  Nothing counts until the instruct
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -42,6 +43,16 @@ class Origin(Enum):
     FORCED = "forced"  # the forced-emulation prefix: nobody has looked at it yet
 
 
+@contextmanager
+def using_memory(vcpu: SoftwareVcpu) -> Iterator[None]:
+    """No slot that goes away is given back to the VMM meanwhile."""
+    vcpu.in_guest = True
+    try:
+        yield
+    finally:
+        vcpu.in_guest = False
+
+
 class Emulator:
     """One vCPU's."""
 
@@ -65,23 +76,25 @@ class Emulator:
     def peek(self, count: int) -> bytes:
         """The bytes at CS:RIP, as far as they can be read."""
         replayer = self._replayer
-        replayer.load()
-        try:
-            return replayer.memory.fetch(self._backend.linear_rip(), count)
-        except (Fault, NotMemory):
-            return b""
+        with using_memory(self._vcpu):
+            replayer.load()
+            try:
+                return replayer.memory.fetch(self._backend.linear_rip(), count)
+            except (Fault, NotMemory):
+                return b""
 
     def patch(self, code: bytes) -> None:
         """Write over the bytes at CS:RIP, as the guest itself could; Fault if it could not."""
-        replayer = self._replayer
-        replayer.load()
-        word = int.from_bytes(code, "little")
-        replayer.memory.write(self._backend.linear_rip(), len(code), word)
+        replayer, word = self._replayer, int.from_bytes(code, "little")
+        with using_memory(self._vcpu):
+            replayer.load()
+            replayer.memory.write(self._backend.linear_rip(), len(code), word)
 
     def _drive(self, steps: Steps) -> Answer:
         state = self._vcpu.state
         try:
-            exit = next(steps)
+            with using_memory(self._vcpu):
+                exit = next(steps)
         except StopIteration as stop:
             answer: Answer = stop.value
             return answer
@@ -102,8 +115,8 @@ class Emulator:
         code, left = b"", _ITERATIONS
         instruction: Decoded | None = None
         has_asked = False
+        replayer.load()
         while left:
-            replayer.load()
             devices.restart()
             try:
                 if instruction is None:
@@ -117,6 +130,7 @@ class Emulator:
                 yield awaited.exit
                 devices.answer(awaited.exit)
                 has_asked = True
+                replayer.reload()
                 continue
             except Instead as instead:
                 return instead.answer
@@ -131,6 +145,7 @@ class Emulator:
                 return answer
             if has_asked and not devices.has_answers:
                 return None  # interrupts have waited long enough
+            replayer.reload()
         return None
 
     def _replay(self, instruction: Decoded) -> tuple[bool, Answer]:
@@ -152,7 +167,7 @@ class Emulator:
             is_done = replayer.execute(instruction)
         except Taken as taken:
             answer = taken.act()
-            replayer.load()
+            replayer.reload()
             state.rip = instruction.next_rip
         except Fault:
             # What a fault leaves changed, as #XM does MXCSR, is the description's business.

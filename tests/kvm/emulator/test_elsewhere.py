@@ -1,0 +1,126 @@
+"""Devices inside the hypervisor, slots that come and go, and device memory in other modes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.kvm.emulator.devices import DEVICE, DEVICE_PHYSICAL, Vmm
+from tests.kvm.emulator.test_mmio import HLT, device_guest
+from tests.kvm.guest import Guest, Memory
+from trapline.arch.descriptor import AR_CODE32, AR_DATA32
+from trapline.kvm import Kvm, Segment, exits
+from trapline.kvm.vcpu import SoftwareVcpu
+
+# -- devices inside the hypervisor ---------------------------------------------------------------
+
+
+@dataclass
+class Counter:
+    """Each read gives the next number; what is written is kept."""
+
+    reads: int = 0
+    written: list[tuple[int, bytes]] = field(default_factory=list)
+
+    def read(self, vcpu: SoftwareVcpu, address: int, size: int) -> bytes | None:
+        self.reads += 1
+        return self.reads.to_bytes(size, "little")
+
+    def write(self, vcpu: SoftwareVcpu, address: int, data: bytes) -> bool:
+        self.written.append((address - DEVICE_PHYSICAL, data))
+        return True
+
+
+@pytest.mark.parametrize(
+    ("code", "reads", "written", "told"),
+    [
+        ("8b 07", 1, [], []),
+        ("89 07", 0, [(0x10, b"\1\2\3\4")], []),
+        ("f0 ff 07", 1, [(0x10, b"\2\0\0\0")], []),
+        ("48 8d b7 00 10 00 00 a5", 0, [(0x10, b"\0\0\0\0")], [("read", 0x1010, 4)]),
+        ("48 81 c7 00 10 00 00 a5", 1, [], [("write", 0x1010, 4)]),
+        ("48 8d b7 00 10 00 00 f3 a6", 1, [], [("read", 0x1010, 1)]),
+    ],
+)
+def test_devices_inside_the_hypervisor_come_first(
+    software: Kvm, code: str, reads: int, written: list[object], told: list[tuple[str, int, int]]
+) -> None:
+    """One page is such a device's; the next is the VMM's.  Each access is made once, also when
+    the instruction has to be tried again."""
+    guest = device_guest(software, bytes.fromhex(code), DEVICE + 0x10)
+    counter = Counter()
+    assert isinstance(guest.vcpu, SoftwareVcpu)
+    guest.vcpu.mmio_bus.register(DEVICE_PHYSICAL, 0x1000, counter)
+    vmm = Vmm(guest)
+    assert isinstance(vmm.run(), exits.Hlt)
+    assert (counter.reads, counter.written) == (reads, written)
+    assert vmm.seen == [(kind, DEVICE_PHYSICAL + at, size) for kind, at, size in told]
+
+
+# -- other modes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("paging", [False, True])
+def test_32_bit_code_reaches_devices(software: Kvm, paging: bool) -> None:
+    """Segments with a base, with and without 32-bit paging."""
+    guest = Guest(software)
+    code = bytes.fromhex("65 8b 1d 10 00 00 00 65 89 1d 20 00 00 00 65 ff 05 30 00 00 00")
+    guest.memory.write(0x10000, code + HLT)
+    guest.memory.write(0x1000, (0x83).to_bytes(4, "little"))  # 4 MiB pages
+    guest.memory.write(0x1004, (DEVICE_PHYSICAL | 0x83).to_bytes(4, "little"))
+    sregs = guest.vcpu.get_sregs()
+    sregs.cs = Segment.from_attributes(8, 0, 0xFFFFFFFF, AR_CODE32)
+    sregs.ds = sregs.es = sregs.ss = Segment.from_attributes(16, 0, 0xFFFFFFFF, AR_DATA32)
+    base = 0x400000 if paging else DEVICE_PHYSICAL
+    sregs.gs = Segment.from_attributes(24, base, 0xFFFFFFFF, AR_DATA32)
+    sregs.cr0 |= 1 | (1 << 31 if paging else 0)
+    sregs.cr3, sregs.cr4 = 0x1000, 1 << 4
+    guest.vcpu.set_sregs(sregs)
+    guest.vcpu.regs.rip = 0x10000
+    vmm = Vmm(guest)
+    vmm.content[0x10:0x14] = b"abcd"
+    vmm.content[0x30] = 6
+    assert isinstance(vmm.run(), exits.Hlt)
+    assert vmm.content[0x20:0x24] == b"abcd"
+    assert (vmm.content[0x30], len(vmm.seen)) == (7, 4)
+
+
+def test_real_mode_reaches_devices(software: Kvm) -> None:
+    guest = Guest(software)
+    guest.vm.set_user_memory_region(0, 0, 0, 0, guest.memory.address)
+    guest.vm.set_user_memory_region(0, 0, 0, 0x20000, guest.memory.address)
+    guest.memory.write(0x1000, bytes.fromhex("26 a1 10 00 26 a3 20 00 26 86 26 31 00") + HLT)
+    sregs = guest.vcpu.get_sregs()
+    sregs.cs.base = sregs.cs.selector = 0
+    sregs.es.base, sregs.es.selector = 0xB8000, 0xB800
+    guest.vcpu.set_sregs(sregs)
+    guest.vcpu.regs.rip = 0x1000
+    told = []
+    while isinstance(exit := guest.vcpu.run(), exits.Mmio):
+        told.append((exit.guest_physical, exit.size, exit.is_write))
+        if not exit.is_write:
+            exit.data[:] = b"ok"[: exit.size]
+    assert isinstance(exit, exits.Hlt)
+    assert told == [
+        (0xB8010, 2, False), (0xB8020, 2, True), (0xB8031, 1, False), (0xB8031, 1, True)
+    ]  # fmt: skip
+    assert guest.vcpu.regs.rax & 0xFFFF == int.from_bytes(b"oo", "little")
+
+
+def test_a_slot_may_appear_where_there_was_none(software: Kvm) -> None:
+    """And go away again: the emulator keeps no translation of what is not there any more."""
+    guest = device_guest(software, b"\x8b\x07", DEVICE)
+    rip = guest.vcpu.regs.rip
+    more = Memory(0x200000)
+    more.write_quads(0, 77)
+    for _ in range(2):
+        guest.vcpu.regs.rip = rip
+        assert isinstance(guest.vcpu.run(), exits.Mmio)
+        assert isinstance(guest.vcpu.run(), exits.Hlt)
+        assert guest.vcpu.regs.rax == 0
+        guest.vm.set_user_memory_region(1, 0, DEVICE_PHYSICAL, more.size, more.address)
+        guest.vcpu.regs.rip = rip
+        assert isinstance(guest.vcpu.run(), exits.Hlt)
+        assert guest.vcpu.regs.rax == 77
+        guest.vm.set_user_memory_region(1, 0, DEVICE_PHYSICAL, 0, more.address)
