@@ -21,8 +21,10 @@ from trapline.arch import cpuid, paging
 from trapline.arch.cpuid import CpuidEntry
 from trapline.arch.msr import DEBUGCTL_BLD, DEBUGCTL_BTF, DEBUGCTL_LBR, IA32_DEBUGCTL, IA32_PAT
 from trapline.arch.registers import RFLAGS_TF
+from trapline.arch.vmx import REASON_BUS_LOCK, ExitReason
 from trapline.kvm import Kvm, abi, exits, open_kvm
-from trapline.processor import BusLock, Cause, Outcome
+from trapline.kvm.vmx import backend
+from trapline.processor import BusLock, Cause, Core, Outcome, Vmcs, VmExit, enter
 
 LOCK_XADD = b"\xf0\x0f\xc1\x07"  # lock xadd [rdi], eax
 OUT = b"\xe6\x10"  # out 0x10, al
@@ -241,6 +243,44 @@ def test_the_capability_refuses_what_kvm_refuses(software: Kvm) -> None:
     for modes in (3, 4):
         with pytest.raises(OSError, match="Invalid argument"):
             vm.enable_cap(abi.Capability.X86_BUS_LOCK_EXIT, modes)
+
+
+@pytest.mark.parametrize("has_bit", [False, True])
+def test_hardware_may_leave_bit_26_of_exit_74_clear(
+    monkeypatch: pytest.MonkeyPatch, has_bit: bool
+) -> None:
+    """handle_bus_lock_vmexit() (d61863c66f9b): flag and exit all the same."""
+
+    def enter_and_change(core: Core, vmcs: Vmcs) -> VmExit:
+        exit = enter(core, vmcs)
+        if exit.reason & 0xFFFF == ExitReason.BUS_LOCK and not has_bit:
+            assert exit.reason & REASON_BUS_LOCK  # ours has it
+            exit.reason &= ~REASON_BUS_LOCK
+        return exit
+
+    monkeypatch.setattr(backend, "enter", enter_and_change)
+    guest = exiting_guest(open_kvm(engine="interp"), LOCK_XADD + HLT)
+    assert isinstance(guest.vcpu.run(), exits.X86BusLock)
+    assert guest.vcpu.flags == abi.RUN_X86_BUS_LOCK
+
+
+def test_bit_26_of_another_exit_is_a_flag_beside_its_own_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """vmx_handle_exit(): KVM_EXIT_HLT stays one; an exit that is handled inside becomes 33."""
+
+    def enter_and_change(core: Core, vmcs: Vmcs) -> VmExit:
+        exit = enter(core, vmcs)
+        if exit.reason in (ExitReason.HLT, ExitReason.CPUID):
+            exit.reason |= REASON_BUS_LOCK
+        return exit
+
+    monkeypatch.setattr(backend, "enter", enter_and_change)
+    guest = long_mode(open_kvm(engine="interp"), b"\x0f\xa2" + HLT)
+    assert isinstance(guest.vcpu.run(), exits.X86BusLock)
+    assert guest.vcpu.regs.rip == KERNEL_CODE + 2
+    assert isinstance(guest.vcpu.run(), exits.Hlt)
+    assert guest.vcpu.flags == abi.RUN_X86_BUS_LOCK
 
 
 # -- who looks on -------------------------------------------------------------------------------

@@ -123,7 +123,8 @@ class HostVm:
     def signal_msi(self, address: int, data: int) -> int:
         message = bytearray(20 + 12)
         struct.pack_into("<IIIII", message, 0, address & 0xFFFFFFFF, address >> 32, data, 0, 0)
-        return fcntl.ioctl(self._fd, abi.SIGNAL_MSI, message)
+        delivered: int = fcntl.ioctl(self._fd, abi.SIGNAL_MSI, message)
+        return delivered
 
     def create_vcpu(self, vcpu_id: int) -> HostVcpu:
         fd = self._place(fcntl.ioctl(self._fd, abi.CREATE_VCPU, vcpu_id))
