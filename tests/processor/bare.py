@@ -40,8 +40,8 @@ class Bare:
         self.memory = Memory(cast(Any, self))
         self.msrs.mtrrs.write(0x2FF, 0x806)
 
-    def flush_translations(self, host_page: int) -> None:
-        self.flushed.append(host_page)
+    def flush_translations(self, host: int, size: int = 1) -> None:
+        self.flushed.append(host & ~0xFFF)
 
     def mappings_changed(self) -> None:
         """There is no native code here."""

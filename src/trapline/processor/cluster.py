@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from trapline.processor.code_map import CodeMaps
 from trapline.processor.jit import CodeCache
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Cluster:
         self.code = CodeCache()
         self.cores: list[Core] = []
         self.code_pages: set[int] = set()
+        self.code_maps = CodeMaps()
         self._lock = threading.RLock()
         self._denying = threading.Lock()
         self._map = mmap.mmap(-1, _BLOCK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -71,6 +73,7 @@ class Cluster:
         with self._lock:
             self._words[0] = 0
             self.cores = [core]
+            self.code_maps.keep_thread()
             core.state.running = 0
             self._publish()
 
@@ -117,6 +120,7 @@ class Cluster:
         Python, and what another processor has written without is there when this returns."""
         with self._denying:
             with self._lock:
+                self.code_maps.begin(host_page)
                 others = [
                     core.memory.tlb.deny_write(host_page)
                     for core in self.cores
@@ -133,15 +137,27 @@ class Cluster:
         """Make a block findable, unless one of its pages was written since `deny_write` and
         differs (`is_current`) or may have been let go."""
         with self._lock:
-            if not self.code_pages.issuperset(block.hosts) or not is_current():
-                return False
-            self.code.keep(key, block)
-            return True
+            try:
+                if not self.code_pages.issuperset(block.hosts) or not is_current():
+                    return False
+                self.code.keep(key, block)
+                for host, size in block.places(key[0]):
+                    self.code_maps.add(host, size)
+                return True
+            finally:
+                self.code_maps.end()
+
+    def written(self, host: int, size: int) -> None:
+        """A processor wrote bytes within a page that holds translated code."""
+        with self._lock:
+            if self.code_maps.has(host, size):
+                self.drop_code(host & ~0xFFF)
 
     def drop_code(self, host_page: int) -> None:
         """A host page was written: its translations are gone, for everybody."""
         with self._lock:
             rips = self.code.drop_page(host_page)
+            self.code_maps.drop(host_page)
             for core in self.cores:
                 core.memory.tlb.allow_write(host_page)
                 if core.engine is not None:

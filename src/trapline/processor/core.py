@@ -63,6 +63,7 @@ class Core:
         self.cluster = cluster if cluster is not None else Cluster()
         self.memory = Memory(self)
         self.memory.tlb.code = self.cluster.code_pages
+        self.memory.tlb.maps = self.cluster.code_maps.addresses
         self.memory.exclusive = lambda: self.cluster.exclusive(self)
         self.msrs = Msrs(self)
         self.interrupt_lines = boundary.InterruptLines(self.state)
@@ -113,9 +114,9 @@ class Core:
         """Have a translation found, if the code is still what was translated."""
         return self.cluster.keep_block(key, block, is_current)
 
-    def flush_translations(self, host_page: int) -> None:
-        """A host page that holds translated code was written."""
-        self.cluster.drop_code(host_page & ~0xFFF)
+    def flush_translations(self, host: int, size: int = 1) -> None:
+        """Bytes of a host page that holds translated code were written."""
+        self.cluster.written(host, size)
 
     def mappings_changed(self) -> None:
         """Linear addresses may lead elsewhere: the native jump caches are stale."""

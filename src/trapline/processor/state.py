@@ -73,6 +73,7 @@ _NAMES: list[str] = [
     # Pointers native code needs.
     "tlb", "tlb_user", "tlb_supervisor", "tlb_supervisor_ac", "bus",
     "jump_cache", "jump_cache_user", "jump_cache_supervisor",
+    "in_place",  # 1: the last write that was not plain went straight to its place
     "instructions",  # retired, counted by block where the engine was asked to count
     "scratch0", "scratch1", "scratch2", "scratch3",
 ]  # fmt: skip

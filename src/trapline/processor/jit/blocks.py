@@ -24,6 +24,7 @@ from trapline.processor.jit.shape import Shape, shape_of
 MAX_INSTRUCTIONS = 64
 _NATIVE_SHIFT = 10  # in a mode's key
 _MOST_KNOWN = 200_000
+_LONGEST = 15  # bytes of an instruction
 
 
 @dataclass(slots=True)
@@ -36,6 +37,14 @@ class Block:
     hosts: tuple[int, ...]
     instructions: int
     size: int
+
+    def places(self, host: int) -> list[tuple[int, int]]:
+        """Its bytes on each page: host address and count.  `host` is where it begins."""
+        room = 0x1000 - (host & 0xFFF)
+        size = self.size or _LONGEST  # of something that is no instruction: what was looked at
+        if len(self.hosts) == 1 or size <= room:
+            return [(host, min(size, room))]
+        return [(host, room), (self.hosts[1], size - room)]
 
 
 def mode_key(mode: tuple[int, int], native: Native) -> int:

@@ -23,6 +23,7 @@ from trapline.processor.fault import Fault
 from trapline.processor.memory.host import BYTES, QUADS, from_bytes, load, store
 from trapline.processor.memory.host import change as change_host
 from trapline.processor.memory.page import (
+    BESIDE_CODE,
     FETCH,
     READ,
     SUPERVISOR,
@@ -277,8 +278,8 @@ class Memory:
         quick = page.rights if page.host else 0
         if self._watched_pages:
             quick &= ~self._watched_pages.get(page.linear >> 12, 0)
-        if page.host in self.tlb.code:
-            quick &= ~WRITE
+        if quick & WRITE and page.host in self.tlb.code:
+            quick = quick & ~WRITE | BESIDE_CODE
         page.quick = quick
         if quick:
             self.tlb.fill(page)
@@ -340,7 +341,7 @@ class Memory:
             return
         store(page.host + offset, size, word)
         if page.host in self.tlb.code:
-            self._core.flush_translations(page.host)
+            self._core.flush_translations(page.host + offset, size)
 
     def _update_bytes(
         self,
@@ -354,7 +355,7 @@ class Memory:
         if first.host and offset % 64 + size <= 64:  # the host can do it in its cache
             before = change_host(first.host + offset, size, change)
             if first.host in self.tlb.code:
-                self._core.flush_translations(first.host)
+                self._core.flush_translations(first.host + offset, size)
             return before
         first_size = min(size, 0x1000 - offset)
         with self.exclusive():

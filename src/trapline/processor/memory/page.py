@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 # Kinds of access, and rights; the EPT's numbers.
 READ, WRITE, FETCH = 1, 2, 4
+# Of Page.quick: writing is allowed but where the page's bytes are translated code.
+BESIDE_CODE = 8
 # Under which rules an access is made; also the number of the table that caches it.
 USER, SUPERVISOR, SUPERVISOR_AC = 0, 1, 2  # the last: RFLAGS.AC lifts SMAP
 
@@ -29,7 +31,8 @@ class Page:
     """A translated page of linear memory under one privilege.
 
     `rights` is what needs no further walk (writing: only once the dirty flags are set), `quick`
-    the part of it that may go straight to host memory.
+    the part of it that may go straight to host memory (or BESIDE_CODE, which only native code
+    can tell).
     """
 
     __slots__ = (

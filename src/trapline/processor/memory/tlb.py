@@ -2,7 +2,8 @@
 
 An entry is four 64-bit words: tag for reads, tag for writes, tag for locked updates, and the host
 address less the linear one.  A tag that may be used is the page's linear address with its low
-twelve bits set; zero never matches.  What Python caches is in `access`.
+twelve bits set; zero never matches.  Where the page holds code, the tag for writes is one less, and
+the map of the code stands in the next word.  What Python caches is in `access`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 
-from trapline.processor.memory.page import READ, WRITE, Page
+from trapline.processor.memory.page import BESIDE_CODE, READ, WRITE, Page
 from trapline.processor.memory.types import WB
 
 ENTRIES = 1 << 16
@@ -48,7 +49,10 @@ class Tlb:
         self.tables = (Table(), Table(), Table())
         self.empty = Table()  # for code under alignment checking: every access asks Python
         self.code: set[int] = set()
+        self.maps: dict[int, int] = {}
+        """Where the maps of these pages are (processor.code_map)."""
         self._writable: dict[int, set[Page]] = {}
+        self._beside: dict[int, set[Page]] = {}
 
     def fill(self, page: Page) -> None:
         """Offer a page to native code, as far as `page.quick` allows."""
@@ -62,6 +66,10 @@ class Tlb:
         words[at] = tag if quick & READ else 0
         if not quick & WRITE:
             words[at + 1] = words[at + 2] = 0
+            where = self.maps.get(page.host) if quick & BESIDE_CODE else None
+            if where is not None:
+                words[at + 2], words[at + 1] = where, tag - 1
+                self._beside.setdefault(page.host, set()).add(page)
             return
         words[at + 1] = tag
         words[at + 2] = tag if page.memory_type == WB else 0
@@ -76,12 +84,15 @@ class Tlb:
         for i in (at, at + 1, at + 2):
             if words[i] == tag:
                 words[i] = 0
+        if words[at + 1] == tag - 1:
+            words[at + 1] = 0
 
     def flush(self) -> None:
         for table in self.tables:
             if table.filled:
                 table.clear()
         self._writable.clear()
+        self._beside.clear()
 
     def deny_write(self, host_page: int) -> bool:
         """From now on writes to this host page pass through Python: it holds translated code.
@@ -96,8 +107,15 @@ class Tlb:
             for i in (at + 1, at + 2):
                 if words[i] == tag:
                     words[i] = 0
-        return bool(pages)
+        return bool(pages) or host_page in self._beside
 
     def allow_write(self, host_page: int) -> None:
         """The host page holds no translated code any more."""
         self.code.discard(host_page)
+        # Native code asks anew, and the whole page is its own again.
+        for page in tuple(self._beside.pop(host_page, ())):
+            page.quick &= ~BESIDE_CODE
+            at = page.linear >> 10 & 0x3FFFC
+            words, tag = self.tables[page.privilege].words, page.linear | 0xFFF
+            if words[at + 1] == tag - 1:
+                words[at + 1] = 0

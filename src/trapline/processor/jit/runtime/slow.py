@@ -40,8 +40,11 @@ done:
 """.replace(f"{source} = x", f"{target} = x")
 
 
-def _slow(name: str, access: layout.Access, tag: int, hit: str) -> str:
-    """An access the inline check refused: crossing pages, or not in the TLB."""
+def _slow(name: str, access: layout.Access, tag: int, hit: str, other: str = "") -> str:
+    """An access the inline check refused: crossing pages, or not in the TLB.  `other` is what may
+    be found instead of the tag, up to a branch to %miss."""
+    first = "other" if other else "miss"
+    missing = "[ %linear, %other ], [ %linear, %look ]," if other else "[ %linear, %0 ],"
     return f"""
 define ptr @{name}(ptr %s, ptr %r, ptr %t, i64 %linear, i64 %size) cold noinline alignstack(16) {{
   %last0 = add i64 %linear, %size
@@ -49,7 +52,8 @@ define ptr @{name}(ptr %s, ptr %r, ptr %t, i64 %linear, i64 %size) cold noinline
   %tag1 = call i64 @trapline_tag(ptr %t, i64 %linear, i64 {tag})
   %want1 = or i64 %linear, 4095
   %ok1 = icmp eq i64 %tag1, %want1
-  br i1 %ok1, label %second, label %miss
+  br i1 %ok1, label %second, label %{first}
+{other}
 second:
   %tag2 = call i64 @trapline_tag(ptr %t, i64 %last, i64 {tag})
   %want2 = or i64 %last, 4095
@@ -57,7 +61,7 @@ second:
   %ok2 = icmp eq i64 %tag2, %want2
   br i1 %ok2, label %hit, label %miss
 miss:
-  %where = phi i64 [ %linear, %0 ], [ %page2, %second ]
+  %where = phi i64 {missing} [ %page2, %second ]
 {slot("exit_reason", "reason")}{slot("exit_record", "record")}{slot("exit_linear", "lin")}
 {slot("exit_size", "sz")}{slot("exit_detail", "detail")}
   store i64 {int(layout.Exit.MEMORY)}, ptr %reason.p
@@ -73,9 +77,46 @@ hit:
 
 
 _borrow = f"""
+{slot("in_place", "in_place")}
+  store i64 0, ptr %in_place.p
   call void @trapline_borrow(ptr %s, ptr %t, i64 %linear, i64 %size)
   %bounce = getelementptr i8, ptr %s, i64 {BOUNCE_OFFSET}
   ret ptr %bounce
+"""
+# Data beside translated code (processor.code_map): written where it is, for a copy of bytes would
+# not be one write.
+_MOST = 56  # bytes; their bits and the place of the first fit a word
+_beside_code = f"""
+other:
+  %tag3 = sub i64 %want1, 1
+  %beside = icmp eq i64 %tag1, %tag3
+  %inpage = and i64 %linear, 4095
+  %end = add i64 %inpage, %size
+  %inside = icmp ule i64 %end, 4096
+  %short = icmp ule i64 %size, {_MOST}
+  %fits = and i1 %inside, %short
+  %try = and i1 %beside, %fits
+  br i1 %try, label %look, label %miss
+look:
+  %mapn = call i64 @trapline_tag(ptr %t, i64 %linear, i64 {layout.TAG_LOCK})
+  %map = inttoptr i64 %mapn to ptr
+  %at8 = lshr i64 %inpage, 3
+  %p8 = getelementptr i8, ptr %map, i64 %at8
+  %word = load i64, ptr %p8, align 1
+  %low3 = and i64 %inpage, 7
+  %bits = lshr i64 %word, %low3
+  %power = shl i64 1, %size
+  %mask = sub i64 %power, 1
+  %code = and i64 %bits, %mask
+  %clear = icmp eq i64 %code, 0
+  br i1 %clear, label %direct, label %miss
+direct:
+{slot("in_place", "straight")}
+  store i64 1, ptr %straight.p
+  %addend = call i64 @trapline_tag(ptr %t, i64 %linear, i64 {layout.ADDEND})
+  %hostn = add i64 %linear, %addend
+  %host = inttoptr i64 %hostn to ptr
+  ret ptr %host
 """
 # Split-lock #AC (MSR_TEST_CTRL bit 29) and SVM's bus lock threshold come before the access: the
 # reference engine raises and asks.
@@ -109,11 +150,17 @@ define private i64 @trapline_tag(ptr %t, i64 %linear, i64 %which) alwaysinline {
 {_copy("trapline_borrow", to_pages=False)}
 {_copy("trapline_give", to_pages=True)}
 {_slow("trapline_slow_read", layout.Access.READ, layout.TAG_READ, _borrow)}
-{_slow("trapline_slow_write", layout.Access.WRITE, layout.TAG_WRITE, _borrow)}
+{_slow("trapline_slow_write", layout.Access.WRITE, layout.TAG_WRITE, _borrow, _beside_code)}
 {_slow("trapline_slow_lock", layout.Access.LOCK, layout.TAG_LOCK, _lock)}
 define void @trapline_end_write(ptr %s, ptr %r, ptr %t, i64 %linear, i64 %size)
     cold noinline alignstack(16) {{
+{slot("in_place", "in_place", "i64")}
+  %done = icmp ne i64 %in_place, 0
+  br i1 %done, label %end, label %give
+give:
   call void @trapline_give(ptr %s, ptr %t, i64 %linear, i64 %size)
+  br label %end
+end:
   ret void
 }}
 """
