@@ -82,7 +82,11 @@ def must_step(core: Core) -> bool:
         return True
     if core.guest is not None and core.guest.watches & _STEPPED:
         return True
-    return bool(q[_DR7] & 0xFF) and debug.has_code_breakpoints(core.state)
+    if not q[_DR7] & 0xFF:
+        return False
+    memory = core.memory
+    memory.breakpoints_changed()  # whoever may have changed them
+    return bool(memory.stops) and segment.linear_rip(core.state) >> 12 in memory.stops
 
 
 def iterations(core: Core) -> int:
@@ -228,8 +232,6 @@ def _check_code_breakpoints(core: Core) -> None:
     state = core.state
     if state.system_flags & RFLAGS_RF or state.interrupt_shadow == SHADOW_MOV_SS:
         return
-    bits, _ = segment.code_mode(state)
-    linear = state.rip if bits == 64 else state.rip + state.cs_base & 0xFFFFFFFF
-    hit = debug.code_breakpoints(state, linear)
+    hit = debug.code_breakpoints(state, segment.linear_rip(state))
     if hit:
         raise Fault(_DB, payload=hit)

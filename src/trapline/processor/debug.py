@@ -30,14 +30,6 @@ if TYPE_CHECKING:
 _ADDRESSES = ("dr0", "dr1", "dr2", "dr3")
 
 
-def has_code_breakpoints(state: State) -> bool:
-    """Whether any enabled breakpoint is on execution."""
-    dr7 = state.dr7
-    if not dr7 & DR7_BREAKPOINTS_ENABLED:
-        return False
-    return any(one.kind == BreakpointKind.EXECUTE for one in enabled_breakpoints(dr7))
-
-
 def code_breakpoints(state: State, linear: int) -> int:
     """The payload bits of the execution breakpoints at a linear address."""
     hit = 0

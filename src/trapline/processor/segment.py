@@ -63,6 +63,12 @@ def code_mode(state: State) -> tuple[int, int]:
     return (32 if attributes & AR_DB else 16), (32 if q[_SS_ATTRIBUTES] & AR_DB else 16)
 
 
+def linear_rip(state: State) -> int:
+    """Where the next instruction is; no check is made."""
+    rip = state.rip
+    return rip if code_mode(state)[0] == 64 else rip + state.cs_base & 0xFFFFFFFF
+
+
 def is_protected(state: State) -> bool:
     """Protected mode proper: neither real nor virtual-8086 mode; long mode too."""
     return bool(state.q[_CR0] & CR0_PE and not state.q[_FLAGS] & RFLAGS_VM)

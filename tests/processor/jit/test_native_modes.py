@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 import pytest
 from tests.processor.jit.flat import CODE, UD2, flat_core, load_code, run_to_fault
+from tests.processor.long_mode import KERNEL, LongMode
 from tests.processor.protected import Protected
 
 from trapline.arch.exception import Vector
-from trapline.arch.registers import CR0_EM, CR0_TS, CR4_OSFXSR
+from trapline.arch.registers import CR0_EM, CR0_TS, CR4_OSFXSR, RFLAGS_RF
 from trapline.processor.core import Core
 
 LOOP = bytes.fromhex("48ffc8 75fb")  # dec rax; jnz
@@ -87,3 +89,36 @@ def test_32_bit_code_without_sse_is_native() -> None:
     machine.core.run()
     assert (machine.state.rax, machine.state.activity) == (0, 1)
     assert machine.core.engine is not None and machine.core.engine.entries < 10
+
+
+@pytest.mark.parametrize("engine", ["interp", "jit"])
+def test_code_breakpoints_slow_down_their_own_page_only(engine: str) -> None:
+    """A loop at KERNEL calls two pages on, where the second instruction has a breakpoint."""
+    turns, there = 30 if engine == "interp" else TURNS, KERNEL + 0x2000
+    call = b"\xe8" + struct.pack("<i", there - (KERNEL + len(LOOP) + 5))
+    machine = LongMode(engine=engine).kernel(LOOP + call + LOOP + b"\xf4", rax=turns)
+    machine.bus.bytes[there : there + 8] = bytes.fromhex("90 b800000000 90 c3")
+    state = machine.state
+    machine.bus.bytes[there + 2 : there + 6] = struct.pack("<I", turns)
+    state.dr1, state.dr7 = there + 1, 0x408
+    machine.core.run()
+    frame = machine.frame()
+    assert (machine.vector, frame.rip, state.rax) == (Vector.DB, there + 1, 0)
+    state.rip, state.rsp, state.activity = frame.rip, frame.rsp, 0
+    state.system_flags |= RFLAGS_RF
+    machine.core.run()  # over the breakpoint, through the other loop, to the HLT
+    assert (state.rip, state.rax) == (KERNEL + len(LOOP) * 2 + 6, 0)
+    if machine.core.engine is not None:
+        assert machine.core.engine.entries < 40
+
+
+def test_a_breakpoint_that_moves_is_met_where_it_is() -> None:
+    """Code that native code knows already, and a breakpoint set and cleared by the guest."""
+    set_dr0 = bytes.fromhex("b900a00000 0f23c1 31c9 66b90204 0f23f9")  # dr0 := a000h; dr7 := 402h
+    machine = LongMode(engine="jit")
+    machine.bus.bytes[0xA000:0xA002] = b"\x90\xc3"
+    call = b"\xe8" + struct.pack("<i", 0xA000 - (KERNEL + 5))
+    again = b"\xe8" + struct.pack("<i", 0xA000 - (KERNEL + 10 + len(set_dr0)))
+    machine.kernel(call + set_dr0 + again + b"\xf4")
+    machine.core.run()
+    assert (machine.vector, machine.frame().rip) == (Vector.DB, 0xA000)

@@ -266,6 +266,8 @@ class Engine:
                 q[_RIP] = q[_EXIT_RIP]
                 if q[_ATTENTION]:  # native code does not look on its way forward
                     return
+                if memory.stops and self._stops_at(q[_RIP]):
+                    return
                 link = q[_NEXT]
                 record = self.find(q[_RIP]).record
                 # Old records are still there, but must not lead to new ones.
@@ -287,6 +289,12 @@ class Engine:
             else:  # ATTENTION, BUS_LOCK: the core's business
                 q[_RIP] = q[_EXIT_RIP]
                 return
+
+    def _stops_at(self, rip: int) -> bool:
+        """Whether there is a code breakpoint in the page that native code was about to enter."""
+        if self.processor.code_mode[0] != 64:
+            rip = rip + self.state.cs_base & 0xFFFFFFFF
+        return rip >> 12 in self.memory.stops
 
     def deliver(self, vector: int, error_code: int | None) -> bool:
         """Long mode: go to the handler of an event that is not software's.  False where more has

@@ -68,6 +68,8 @@ class Memory:
         self._has_large = False
         self._watched: list[tuple[int, Breakpoint]] = []
         self._watched_pages: dict[int, int] = {}
+        self.stops: frozenset[int] = frozenset()
+        """Numbers of linear pages that code breakpoints are in: native code must not enter them."""
         self.notes = Notes()
         # Entered around an update that the host cannot do atomically; whoever runs several
         # processors on this memory puts here what stops the others.
@@ -211,13 +213,20 @@ class Memory:
             self.flush()
 
     def breakpoints_changed(self) -> None:
-        """Route accesses to the pages that DR7 watches through Python."""
+        """Route accesses to the pages that DR7 watches through Python, and code in them."""
         state = self._state
         watched: list[tuple[int, Breakpoint]] = []
+        stops = []
         if state.dr7 & DR7_BREAKPOINTS_ENABLED:
             for one in enabled_breakpoints(state.dr7):
+                linear = getattr(state, f"dr{one.index}")
                 if one.kind in (BreakpointKind.WRITE, BreakpointKind.ACCESS):
-                    watched.append((getattr(state, f"dr{one.index}"), one))
+                    watched.append((linear, one))
+                elif one.kind == BreakpointKind.EXECUTE:
+                    stops.append(linear >> 12)
+        if self.stops != set(stops):
+            self.stops = frozenset(stops)
+            self._core.mappings_changed()
         if watched == self._watched:
             return
         self._watched = watched
