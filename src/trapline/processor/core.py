@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import trapline.processor.isa  # noqa: F401 - registers the instructions
-from trapline.arch.registers import CR0_EM, CR0_TS, CR4_OSFXSR, RFLAGS_RF, RFLAGS_TF
+from trapline.arch.registers import CR0_EM, CR0_PE, CR0_TS, CR4_OSFXSR, RFLAGS_RF, RFLAGS_TF
 from trapline.processor import boundary, debug, exceptions, segment
 from trapline.processor.cluster import Cluster
 from trapline.processor.cpuid import Model, model
@@ -33,6 +33,11 @@ _FLAGS, _DR7, _BUS_LOCK_SEEN = INDEX["system_flags"], INDEX["dr7"], INDEX["bus_l
 _IMMEDIATE = 1 << 6  # exit qualification for I/O: the port is in the instruction
 _COUNTED = INDEX["bus_lock_counted"]
 _MXCSR_MASKS = 0x1F80
+# By whether FS and GS are flat, then by whether floating point is native.
+_NATIVE = (
+    (Native.INTEGERS, Native.INTEGERS | Native.UNITS),
+    (Native.INTEGERS | Native.FS_GS, Native.ALL),
+)
 _FCW_MASKS = 0x3F
 
 
@@ -95,14 +100,15 @@ class Core:
         """What the fast engine may run in the present mode: flat segments, and floating point
         only where no exception is unmasked (the host runs guest arithmetic with all of them
         masked) and the units are switched on, which native code does not look at."""
-        state = self.state
-        if self.code_mode[0] != 64 and not segment.is_flat(state):
-            return Native.NOTHING
+        state, has_fs_gs = self.state, True
+        if self.code_mode[0] != 64:
+            if not segment.are_flat(state, ("es", "cs", "ss", "ds")) or not state.cr0 & CR0_PE:
+                return Native.NOTHING
+            has_fs_gs = segment.are_flat(state, ("fs", "gs"))
+        has_units = not state.cr0 & (CR0_EM | CR0_TS) and state.cr4 & CR4_OSFXSR
         if state.mxcsr & _MXCSR_MASKS != _MXCSR_MASKS or state.fcw & _FCW_MASKS != _FCW_MASKS:
-            return Native.INTEGERS
-        if state.cr0 & (CR0_EM | CR0_TS) or not state.cr4 & CR4_OSFXSR:
-            return Native.INTEGERS
-        return Native.ALL
+            has_units = False
+        return _NATIVE[has_fs_gs][bool(has_units)]
 
     def deny_write(self, host_page: int) -> None:
         """A host page is about to hold translated code."""

@@ -6,6 +6,7 @@ Far transfers, which load CS, are in `microcode.far`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trapline.arch.descriptor import (
@@ -74,10 +75,10 @@ def is_protected(state: State) -> bool:
     return bool(state.q[_CR0] & CR0_PE and not state.q[_FLAGS] & RFLAGS_VM)
 
 
-def is_flat(state: State) -> bool:
-    """Whether no access through any segment can fault for its limit or its type."""
+def are_flat(state: State, names: Sequence[str]) -> bool:
+    """Whether no access through these segments can fault for their limits or types."""
     q = state.q
-    for name in _NAMES:
+    for name in names:
         if q[_LIMIT[name]] != FLAT_LIMIT:
             return False
         attributes = q[_ATTRIBUTES[name]]
@@ -86,7 +87,7 @@ def is_flat(state: State) -> bool:
                 return False
         elif attributes & _FLAT_MASK != _FLAT_BITS:
             return False
-    return bool(q[_CR0] & CR0_PE)
+    return True
 
 
 def is_canonical(state: State, linear: int) -> bool:

@@ -8,11 +8,13 @@ from collections.abc import Callable
 import pytest
 from tests.processor.jit.flat import CODE, UD2, flat_core, load_code, run_to_fault
 from tests.processor.long_mode import KERNEL, LongMode
+from tests.processor.protected import CODE as CODE_32
 from tests.processor.protected import Protected
 
 from trapline.arch.exception import Vector
 from trapline.arch.registers import CR0_EM, CR0_TS, CR4_OSFXSR, RFLAGS_RF
 from trapline.processor.core import Core
+from trapline.processor.segment import load_null
 
 LOOP = bytes.fromhex("48ffc8 75fb")  # dec rax; jnz
 ADDPS, FLD1, PADDD_MMX = (bytes.fromhex(code) for code in ("0f58c1", "d9e8", "0ffec1"))
@@ -122,3 +124,14 @@ def test_a_breakpoint_that_moves_is_met_where_it_is() -> None:
     machine.kernel(call + set_dr0 + again + b"\xf4")
     machine.core.run()
     assert (machine.vector, machine.frame().rip) == (Vector.DB, 0xA000)
+
+
+def test_32_bit_code_with_a_null_gs_is_native_but_for_gs() -> None:
+    """dec eax; jnz; mov eax, gs:[eax]: the selector of GS is null, so that is #GP."""
+    machine = Protected(engine="jit").ring(0, bytes.fromhex("4875fd 658b00 f4"))
+    machine.state.rax = TURNS
+    load_null(machine.core, "gs", 0)
+    machine.core.run()
+    assert (machine.vector, machine.state.rax) == (Vector.GP, 0)
+    assert machine.stacked(2) == [0, CODE_32 + 3]  # the error code, and the faulting instruction
+    assert machine.core.engine is not None and machine.core.engine.entries < 10

@@ -57,6 +57,16 @@ def native_of(key: int) -> Native:
     return Native(key >> _NATIVE_SHIFT)
 
 
+def _is_allowed(instruction: Decoded, known: Facts, native: Native) -> bool:
+    """Whether an instruction is among what is native."""
+    if not native or known.needs_unit and not native & Native.UNITS:
+        return False
+    if native & Native.FS_GS:
+        return True
+    places = [one for one in instruction.operands if one.kind == "mem"]
+    return all(one.segment not in ("fs", "gs") for one in places)
+
+
 Translated = tuple[Decoded, Facts, Shape]
 
 
@@ -145,7 +155,7 @@ class CodeCache:
         run: list[Translated] = []
         for instruction in decode_run(code, rip, bitness, stack_width):
             known, shape = self._look_up(instruction, bitness + stack_width)
-            if native is not Native.ALL and (known.needs_unit or not native):
+            if native != Native.ALL and not _is_allowed(instruction, known, native):
                 known = INTERPRETED
             run.append((instruction, known, shape))
             if known.is_branch or not known.is_native:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 
 HANDLER = "preserve_nonecc void"  # a handler is `HANDLER (ptr state, ptr record, ptr tlb)`
 PARAMETERS = "(ptr %s, ptr %r, ptr %t)"
@@ -19,12 +19,14 @@ JUMP_CACHE_BITS = 15
 JUMP_CACHE_ENTRY = 16  # rip, record
 
 
-class Native(IntEnum):
+class Native(IntFlag):
     """How much of the present mode's code is the fast engine's."""
 
     NOTHING = 0
-    INTEGERS = 1  # all but what needs the x87, MMX or SSE units
-    ALL = 2
+    INTEGERS = 1  # at least all but what follows
+    UNITS = 2  # what needs the x87, MMX or SSE units
+    FS_GS = 4  # accesses through FS and GS
+    ALL = 7
 
 
 class Exit(IntEnum):
