@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from trapline.arch.debug import DR6_BS, DR6_BUS_LOCK, PAYLOAD_ENABLED_BREAKPOINT
 from trapline.arch.msr import DEBUGCTL_BLD, DEBUGCTL_BTF
-from trapline.arch.registers import RFLAGS_IF, RFLAGS_RF, RFLAGS_TF
+from trapline.arch.registers import RFLAGS_DF, RFLAGS_IF, RFLAGS_RF, RFLAGS_TF
 from trapline.processor import buslock, debug, exceptions, segment
 from trapline.processor.buslock import Cause
 from trapline.processor.fault import Fault
@@ -21,6 +21,7 @@ from trapline.processor.state import AFTER_BUS_LOCK, BEFORE_BUS_LOCK, INDEX, OFF
 
 if TYPE_CHECKING:
     from trapline.processor.core import Core
+    from trapline.processor.decode import Decoded
     from trapline.processor.state import State
 
 SHADOW_STI, SHADOW_MOV_SS = 1, 2  # state.interrupt_shadow
@@ -28,6 +29,8 @@ HALTED = 1  # state.activity
 _ATTENTION_LINES = 4  # of state.attention; 1 stops the core, 2 lets another have the bus
 _DB, _NMI_VECTOR = 1, 2
 _ITERATIONS = 4096
+_SUFFIXES = {"b": 1, "w": 2, "d": 4, "q": 8}
+_WRITING = {name + suffix: size for name in ("movs", "stos") for suffix, size in _SUFFIXES.items()}
 _BT = 1 << 15
 # Causes that make pending debug exceptions valid: an enabled breakpoint, a step, a task switch;
 # and a bus lock, which has no enabling bit of its own.
@@ -91,8 +94,31 @@ def must_step(core: Core) -> bool:
 
 def iterations(core: Core) -> int:
     """How many iterations of a REP instruction may pass before its end is looked at."""
-    memory = core.memory
-    return 1 if memory.notes.stepping or memory.is_watching else _ITERATIONS
+    memory, instruction = core.memory, core.instruction
+    if memory.notes.stepping or memory.is_watching:
+        return 1
+    if instruction is None or not instruction.form.repeat:
+        return _ITERATIONS
+    size = _WRITING.get(instruction.form.name)
+    return _ITERATIONS if size is None else _until_itself(core, instruction, size)
+
+
+def _until_itself(core: Core, instruction: Decoded, size: int) -> int:
+    """As many iterations as there are up to one that writes the instruction itself, which must
+    be fetched again then."""
+    state = core.state
+    target = state.rdi & (1 << instruction.form.address_width) - 1
+    if segment.code_mode(state)[0] != 64:
+        target = target + state.es_base & 0xFFFFFFFF
+    first = segment.linear_rip(state)
+    end = first + instruction.length
+    if state.system_flags & RFLAGS_DF:
+        ahead = target - end if target + size > first else None
+    else:
+        ahead = first - target - size if target < end else None
+    if ahead is None:
+        return _ITERATIONS
+    return min(_ITERATIONS, max(0, ahead // size + 1) + 1)
 
 
 def before(core: Core) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.processor.jit.flat import CODE, UD2, flat_core, load_code, run_to_fault
 
+from trapline.arch.exception import Vector
 from trapline.processor.cluster import Cluster
 from trapline.processor.memory import Ram
 
@@ -114,3 +115,24 @@ def test_another_processors_data_is_written_natively_too() -> None:
         run_to_fault(core)
         assert int.from_bytes(ram.bytes[DATA + 64 * i : DATA + 64 * i + 8], "little") == TURNS
         assert core.engine is not None and core.engine.entries < 40
+
+
+@pytest.mark.parametrize("engine", ["interp", "jit"])
+@pytest.mark.parametrize("code, size", [("f3a4", 1), ("f348a5", 8), ("f3aa", 1), ("f366ab", 2)])
+@pytest.mark.parametrize("down", [False, True])
+def test_a_rep_instruction_that_writes_itself_is_fetched_again(
+    engine: str, code: str, size: int, down: bool
+) -> None:
+    """MOVS and STOS with bytes that are no instruction: #UD right after the one that hits it."""
+    instruction = bytes.fromhex(code)
+    core = flat_core(engine)
+    load_code(core, instruction + UD2)
+    assert isinstance(core.bus, Ram)
+    core.bus.bytes[0x30000:0x32000] = b"\x06" * 0x2000
+    state, before = core.state, 20
+    state.rax, state.rsi, state.rcx = 0x0606060606060606, 0x31000, 100
+    last = len(instruction) - 1
+    state.rdi = CODE + (last // size + before) * size if down else CODE - before * size
+    state.system_flags = 2 | down << 10
+    fault = run_to_fault(core)
+    assert (fault.vector, state.rip, state.rcx) == (Vector.UD, CODE, 100 - before - 1)
