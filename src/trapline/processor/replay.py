@@ -31,7 +31,7 @@ _ENGINE: Final = (
     *("exit_record", "next_record", "bus_lock_seen", "bus_lock_rip", "bus_lock_next_rip"),
     *("bus_lock_linear", "bus_lock_size", "bus_lock_cause", "bus_lock_count", "bus_lock_signals"),
     *("bus_lock_counted", "bus_lock_table", "running", "mov_dr_exits", "io_exits", "lines"),
-    *("tlb", "tlb_user", "tlb_supervisor", "tlb_supervisor_ac", "bus", "instructions"),
+    *("tlb", "tlb_user", "tlb_supervisor", "tlb_supervisor_ac", "bus", "instructions", "in_place"),
     *("jump_cache", "jump_cache_user", "jump_cache_supervisor"),
     *("scratch0", "scratch1", "scratch2", "scratch3"),
 )
