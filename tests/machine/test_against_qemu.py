@@ -11,7 +11,7 @@ from tests.cli.run import trapline
 from tests.machine import guests
 from tests.machine.qemu import run_in_qemu
 
-_NAMES = {"-m": "--memory", "-append": "--append", "-initrd": "--initrd"}
+_NAMES = {"-m": "--memory", "-smp": "--smp", "-append": "--append", "-initrd": "--initrd"}
 _OWN_AFFAIR = (
     rb"loader '.*'\n",  # who it was
     # QEMU's firmware keeps the last 128 KiB of memory, and space where it has its ROM.
@@ -65,3 +65,10 @@ def test_boot_information(folder: Path, options: tuple[str, ...]) -> None:
 def test_firmware_configuration_and_test_device(folder: Path) -> None:
     output = judge(guests.build32(folder, "firmware_configuration.c"), "-m", "64")
     assert b"signature 51 45 4d 55" in output
+
+
+def test_interrupt_controllers_and_processors(folder: Path) -> None:
+    """Local APIC, I/O APIC, the ACPI tables, and what the other processors start with."""
+    image = guests.build32(folder, "interrupt_controllers.c")
+    output = judge(image, "-m", "64", "-smp", "3")
+    assert output.count(b"started.id") == 2

@@ -129,7 +129,7 @@ class Board:
         attach(self.pit, layout.PIT, 4)
         attach(self.pit.speaker, layout.SPEAKER, 1)
         below, above = self.memory.below, self.memory.above
-        self.rtc = devices.Rtc(below, above, self._line(layout.CLOCK_LINE), self.clock)
+        self.rtc = devices.Rtc(below, above, self._line(layout.CLOCK_LINE), self.clock, cpus)
         attach(self.rtc, layout.CMOS, 2)
         attach(devices.Serial(send, self._line(layout.SERIAL_LINE)), layout.SERIAL, 8)
         attach(devices.DebugPort(send), layout.DEBUG_PORT, 1)

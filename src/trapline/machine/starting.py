@@ -55,12 +55,12 @@ def _of_processor(entry: CpuidEntry, number: int, count: int) -> CpuidEntry:
 
 
 def connect_lines(vcpu: Vcpu) -> None:
-    """As firmware leaves the first processor's APIC: on, the 8259 at LINT0, NMIs at LINT1."""
+    """As SeaBIOS leaves the first processor's APIC: on, the 8259 at LINT0, NMIs at LINT1."""
     area = bytearray(vcpu.get_lapic())
     for register, word in (
         (apic.SVR, apic.SVR_ENABLED | apic.SVR_RESET),
-        (apic.LVT_LINT0, apic.Delivery.EXTINT << apic.LVT_MODE_SHIFT),
-        (apic.LVT_LINT1, apic.Delivery.NMI << apic.LVT_MODE_SHIFT),
+        (apic.LVT_LINT0, apic.LVT_LEVEL | apic.Delivery.EXTINT << apic.LVT_MODE_SHIFT),
+        (apic.LVT_LINT1, apic.LVT_LEVEL | apic.Delivery.NMI << apic.LVT_MODE_SHIFT),
     ):
         struct.pack_into("<I", area, register, word)
     vcpu.set_lapic(bytes(area))

@@ -107,6 +107,18 @@ def test_xapic_destinations(kvm: Kvm) -> None:
     assert machine.word(0x10) == 3
 
 
+def test_switched_off_the_local_vector_table_is_masked(kvm: Kvm) -> None:
+    """SDM 3A, "Local APIC State After It Has Been Software Disabled": and cannot be unmasked."""
+    entry, svr = guest.x2apic(apic.LVT_TIMER), guest.x2apic(apic.SVR)
+    code = guest.start() + guest.wrmsr(entry, LOW) + guest.store_msr(entry, RESULTS + 0x20)
+    code += guest.wrmsr(svr, 0xFF) + guest.store_msr(entry, RESULTS + 0x28)
+    code += guest.wrmsr(entry, LOW) + guest.store_msr(entry, RESULTS + 0x30)
+    machine = Machine(kvm, code + END)
+    assert guest.is_end(machine.run())
+    masked = LOW | apic.LVT_MASKED
+    assert [machine.quad(offset) for offset in (0x20, 0x28, 0x30)] == [LOW, masked, masked]
+
+
 # -- x2APIC mode ----------------------------------------------------------------------------------
 
 

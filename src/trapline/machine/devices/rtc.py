@@ -19,7 +19,12 @@ class Rtc:
     """`set_line` is IRQ 8, `clock` the time in nanoseconds from any beginning."""
 
     def __init__(
-        self, below: int, above: int, set_line: Callable[[bool], None], clock: Callable[[], int]
+        self,
+        below: int,
+        above: int,
+        set_line: Callable[[bool], None],
+        clock: Callable[[], int],
+        cpus: int = 1,
     ) -> None:
         """`below` and `above`: bytes of memory below and above 4 GiB."""
         self._set_line, self._clock = set_line, clock
@@ -33,6 +38,7 @@ class Rtc:
         self._put(0x30, 2, min(extended, 0xFC00))
         self._put(0x34, 2, more)
         self._put(0x5B, 3, above >> 16)
+        self._put(0x5F, 1, cpus - 1)
         self._last = clock()
 
     def _put(self, start: int, size: int, number: int) -> None:
