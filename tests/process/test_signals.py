@@ -17,7 +17,7 @@ from tests.process.conftest import ROOT, Run
 
 
 @pytest.mark.parametrize(
-    "name", ["frame", "faults", "waiting", "ends", "timers", "leftovers", "storm"]
+    "name", ["frame", "faults", "waiting", "ends", "timers", "leftovers", "storm", "mixture"]
 )
 def test_a_program_sees_its_signals_as_natively(name: str, guest: Run, native: Run) -> None:
     """The frame: SDM-independent, arch/x86/kernel/signal_64.c; the rest: signal(7)."""

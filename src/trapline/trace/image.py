@@ -11,10 +11,9 @@ import lzma
 import os
 import stat
 import zlib
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from trapline.trace.file import open_high
 
@@ -25,6 +24,21 @@ DEBUG_ROOT = Path("/usr/lib/debug")
 BUFFER = 1 << 16
 PAGE = 4096
 PF_X = 1
+
+
+_Found = TypeVar("_Found")
+
+
+class _once(Generic[_Found]):
+    """functools.cached_property without the lock that it has up to Python 3.11: one for all
+    images, which a fork may find taken."""
+
+    def __init__(self, find: Callable[[Any], _Found]) -> None:
+        self._find, self.__doc__ = find, find.__doc__
+
+    def __get__(self, image: Image, owner: type[Image]) -> _Found:
+        found = image.__dict__[self._find.__name__] = self._find(image)
+        return found
 
 
 class Segment(NamedTuple):
@@ -112,7 +126,7 @@ class Image:
         _ = self.segments, self.build_id
         return self
 
-    @cached_property
+    @_once
     def segments(self) -> list[Segment]:
         """The PT_LOAD segments, in the order of their addresses."""
         return [
@@ -122,7 +136,7 @@ class Image:
             for s in self.elf.iter_segments("PT_LOAD")
         ]
 
-    @cached_property
+    @_once
     def is_relocatable(self) -> bool:
         """May be loaded at any address: a PIE or a shared library."""
         return bool(self.elf["e_type"] == "ET_DYN")
@@ -145,7 +159,7 @@ class Image:
         ends = [(s.vaddr, s.vaddr + s.memory_size) for s in self.segments]
         return (min(a for a, _ in ends), max(b for _, b in ends)) if ends else (0, 0)
 
-    @cached_property
+    @_once
     def build_id(self) -> str | None:
         """The GNU build-id in hex, or None."""
         for segment in self.elf.iter_segments("PT_NOTE"):
@@ -177,7 +191,7 @@ class Image:
                 return self.elf.stream.read(min(size, segment.file_size - inside))
         return b""
 
-    @cached_property
+    @_once
     def debug(self) -> Image | None:
         """The image that holds DWARF for this one: itself, a separate debug file, or None."""
         if self.elf.has_dwarf_info(strict=True) and not self.is_absent(".debug_info"):
@@ -188,7 +202,7 @@ class Image:
                 return found
         return None
 
-    @cached_property
+    @_once
     def mini_debug(self) -> Image | None:
         """The compressed symbol table some distributions leave in a stripped file."""
         found = self.section(".gnu_debugdata")

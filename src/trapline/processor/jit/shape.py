@@ -6,8 +6,8 @@ vector instruction's immediate is, for it says which lanes, which predicate, whi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cache
 
 from trapline.processor.decode import Decoded
 from trapline.processor.language import FormFacts
@@ -28,55 +28,61 @@ class Shape:
     segments: tuple[str, ...]
     backward: bool
 
+    # Not cached properties: up to Python 3.11 those have a lock, which a fork may find taken.
+    kinds: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        facts = (self.high_bytes, self.addresses, self.address_widths, self.segments)
+        object.__setattr__(self, "_hash", hash((self.form, facts, self.backward)))
+        kinds = tuple([operand.kind for operand in self.form.operands])
+        object.__setattr__(self, "kinds", kinds)
+
     def __hash__(self) -> int:
         # Every translated instruction is looked up by its shape; hashing all of it costs more
         # than the rest of the look-up.
         return self._hash
 
-    @cached_property
-    def _hash(self) -> int:
-        facts = (self.high_bytes, self.addresses, self.address_widths, self.segments)
-        return hash((self.form, facts, self.backward))
-
-    @cached_property
-    def kinds(self) -> tuple[str, ...]:
-        return tuple(operand.kind for operand in self.form.operands)
-
     @property
     def bitness(self) -> int:
         return self.form.bitness
 
-    @cached_property
+    @property
     def symbol(self) -> str:
         """A name that tells two shapes apart, fit for an object file's symbol table."""
-        form = self.form
-        parts = [form.name]
-        for i, operand in enumerate(form.operands):
-            word = f"{operand.kind[0] if operand.kind != 'imm' else 'n'}{operand.width}"
-            if operand.kind in ("sreg", "st", "mmx", "branch"):
-                word = f"{operand.kind}{operand.width}"
-            if operand.kind == "mem":
-                word += self.addresses[i] + self.segments[i]
-                if self.address_widths[i] != form.bitness:
-                    word += f"a{self.address_widths[i]}"
-            if self.high_bytes[i]:
-                word += "h"
-            parts.append(word)
-        facts = f"o{form.operand_width}a{form.address_width}s{form.stack_width}c{form.bitness}"
-        parts.append(facts)
-        if form.lock:
-            parts.append("lock")
-        if form.repeat:
-            parts.append(form.repeat)
-        if form.aliased:
-            parts.append("same")
-        if form.immediate is not None:
-            parts.append(f"i{form.immediate:x}")
-        if form.shifts:
-            parts.append("shifts")
-        if self.backward:
-            parts.append("back")
-        return "_".join(parts)
+        return _symbol(self)
+
+
+@cache
+def _symbol(shape: Shape) -> str:
+    form = shape.form
+    parts = [form.name]
+    for i, operand in enumerate(form.operands):
+        word = f"{operand.kind[0] if operand.kind != 'imm' else 'n'}{operand.width}"
+        if operand.kind in ("sreg", "st", "mmx", "branch"):
+            word = f"{operand.kind}{operand.width}"
+        if operand.kind == "mem":
+            word += shape.addresses[i] + shape.segments[i]
+            if shape.address_widths[i] != form.bitness:
+                word += f"a{shape.address_widths[i]}"
+        if shape.high_bytes[i]:
+            word += "h"
+        parts.append(word)
+    facts = f"o{form.operand_width}a{form.address_width}s{form.stack_width}c{form.bitness}"
+    parts.append(facts)
+    if form.lock:
+        parts.append("lock")
+    if form.repeat:
+        parts.append(form.repeat)
+    if form.aliased:
+        parts.append("same")
+    if form.immediate is not None:
+        parts.append(f"i{form.immediate:x}")
+    if form.shifts:
+        parts.append("shifts")
+    if shape.backward:
+        parts.append("back")
+    return "_".join(parts)
 
 
 def shape_of(instruction: Decoded) -> Shape:
