@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 
 import pytest
+
 from tests.house.tree import everything
 
 ROOMS = ("arch", "processor", "kvm", "process", "trace")
