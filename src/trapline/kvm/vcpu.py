@@ -177,7 +177,9 @@ class SoftwareVcpu:
         events, apic = self.events, self.apic
         if apic is not None and (apic.external is not None or not apic.accepts_external):
             return False
-        return not events.needs_reinjection and self.backend.interrupt_allowed()
+        if events.exception.pending or events.needs_reinjection:
+            return False
+        return self.backend.interrupt_allowed()
 
     @property
     def if_flag(self) -> bool:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 
 from tests.kvm.matrix import modes
-from tests.kvm.matrix.surface import ENOUGH, Bare, Start, Surface, Virtual
+from tests.kvm.matrix.surface import ENOUGH, Bare, Start, Virtual
 from tests.kvm.matrix.test_matrix import ENGINES, GUESTS, VENDORS
-from trapline.arch.registers import CR4_DE, RFLAGS_TF
-from trapline.kvm import exits
+from trapline.arch.registers import CR4_DE, RFLAGS_IF, RFLAGS_TF
+from trapline.kvm import VcpuEvents, abi, exits
 
 PROGRAMS = 3000 if os.environ.get("TRAPLINE_DEEP") else 40
-SOFTWARE = frozenset({3, 4, 16})
+NMI, INTERRUPT = 2, 31
+RETURNING = frozenset({NMI, 3, 4, 16, INTERRUPT})  # handlers that come back
 COMPARED = ("rax", "rcx", "rdx", "rsi", "rdi", "rsp", "rflags")
 STACK_WORD, LAST_GD = 0x8100, 1 << 13
 
@@ -63,7 +64,7 @@ class Program:
 
     names: list[str]
     start: Start
-    lengths: list[int] = field(default_factory=list)
+    lines: tuple[int, ...]
 
 
 def draw(chance: random.Random, mode: modes.Mode, cpl: int, is_amd: bool, at: int) -> Program:
@@ -101,7 +102,7 @@ def draw(chance: random.Random, mode: modes.Mode, cpl: int, is_amd: bool, at: in
         b"".join(codes) + b"\x0f\x0b",
         operand,
         STACK_WORD,
-        rflags=2 | chance.choice([0, RFLAGS_TF]),
+        rflags=2 | chance.choice([0, RFLAGS_TF]) | chance.choice([0, RFLAGS_IF]),
         breakpoints=(addresses[0], addresses[1], addresses[2], addresses[3]),
         dr6=chance.choice([0xFFFF0FF0, 0xFFFF07F0, 0xFFFF4FF1]),
         dr7=dr7 | (LAST_GD if chance.random() < 0.15 else 0),
@@ -109,15 +110,49 @@ def draw(chance: random.Random, mode: modes.Mode, cpl: int, is_amd: bool, at: in
         code_hits=1 if addresses[0] else 0,
         general={"rax": 1, "rcx": 0, "rdx": 0, "rbx": 0},
     )
-    return Program(names, start)
+    # Not both: what a VMM injects as an interrupt has been acknowledged already.
+    return Program(names, start, chance.choice([(), (), (NMI,), (INTERRUPT,)]))
+
+
+class Interrupted(Bare):
+    """A processor whose lines are raised when the program begins."""
+
+    lines: tuple[int, ...] = ()
+
+    def begin(self, start: Start, registers: dict[str, int]) -> None:
+        super().begin(start, registers)
+        self.state.nmi_blocked = 0
+        lines = self.core.interrupt_lines
+        lines.nmi, lines.vector = False, None
+        for vector in self.lines:
+            if vector == NMI:
+                lines.raise_nmi()
+            else:
+                lines.raise_interrupt(vector)
 
 
 class Talking(Virtual):
-    """A vCPU whose ports answer as nobody's do."""
+    """A vCPU whose ports answer as nobody's do, and whose VMM has interrupts for it."""
+
+    lines: tuple[int, ...] = ()
+
+    def begin(self, start: Start, registers: dict[str, int]) -> None:
+        super().begin(start, registers)
+        self.vcpu.set_vcpu_events(VcpuEvents(flags=abi.VCPUEVENT_VALID_NMI_PENDING))
+        self._is_waiting = INTERRUPT in self.lines
+        if NMI in self.lines:
+            self.vcpu.nmi()
 
     def go(self) -> None:
         for _ in range(100):
+            self.vcpu.request_interrupt_window = False
+            if self._is_waiting and self.vcpu.ready_for_interrupt_injection:
+                self.vcpu.interrupt(INTERRUPT)
+                self._is_waiting = False
+            self.vcpu.request_interrupt_window = self._is_waiting
             answer = self.vcpu.run()
+            if isinstance(answer, exits.IrqWindowOpen):
+                continue
             if isinstance(answer, exits.Io):
                 if answer.is_input:
                     answer.data[:] = b"\xff" * len(answer.data)
@@ -127,8 +162,9 @@ class Talking(Virtual):
         raise AssertionError("it does not stop")
 
 
-def outcome(surface: Surface, start: Start) -> tuple[object, ...]:
-    surface.software = SOFTWARE
+def outcome(surface: Interrupted | Talking, program: Program) -> tuple[object, ...]:
+    start, surface.lines = program.start, program.lines
+    surface.software = RETURNING
     surface.limit = 4 * ENOUGH
     events = surface.run(start)
     registers = {name: surface.get(name) for name in COMPARED}
@@ -151,12 +187,30 @@ def test_programs_drawn_at_random(mode: str, cpl: int, vendor: str, engine: str)
     kind, chance = modes.MODES[mode], random.Random(f"{mode} {cpl} {vendor} {engine}")
     for number in range(PROGRAMS):
         if number % 500 == 0:  # as many as there is room for
-            bare, virtual = Bare(vendor, engine, kind, cpl), Talking(vendor, engine, kind, cpl)
+            bare = Interrupted(vendor, engine, kind, cpl)
+            virtual = Talking(vendor, engine, kind, cpl)
             for surface in (bare, virtual):
                 surface.system_registers().cr4 |= CR4_DE
         program = draw(chance, kind, cpl, vendor == "amd", bare.next_place)
-        wanted, got = outcome(bare, program.start), outcome(virtual, program.start)
+        wanted, got = outcome(bare, program), outcome(virtual, program)
         assert got == wanted, (
-            f"{number}: {', '.join(program.names)}: {program.start}\n"
+            f"{number}: {', '.join(program.names)}, lines {program.lines}: {program.start}\n"
             f"  the processor:  {readable(wanted)}\n  the hypervisor: {readable(got)}"
         )
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_no_interrupt_is_taken_while_a_trap_waits(vendor: str) -> None:
+    """An I/O breakpoint on OUT after STI: at the exit the #DB is pending, and the interrupt that the
+    VMM would inject now would be lost behind it."""
+    surface = Talking(vendor, "interp", modes.MODES["long"], 0)
+    surface.system_registers().cr4 |= CR4_DE
+    code = bytes.fromhex("fb e680 90 0f0b")
+    watched = 0x400 | 1 | 2 << 16
+    start = Start(code, 0, STACK_WORD, breakpoints=(0x80, 0, 0, 0), dr7=watched)
+    surface.begin(start, surface.registers(start, modes.CODE + surface.place(code)))
+    assert isinstance(surface.vcpu.run(), exits.Io)
+    assert surface.vcpu.if_flag
+    assert not surface.vcpu.ready_for_interrupt_injection
+    assert isinstance(surface.vcpu.run(), exits.Hlt)
+    assert modes.handler_of(surface.get("rip")) == 1

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _ITERATIONS: Final = 1024  # of a REP instruction before the guest is entered again (as KVM)
 _MOV_SS: Final = 2
+_LONGEST: Final = 15  # bytes of an instruction
 
 Steps = Generator[exits.Exit, None, "Answer"]
 """An emulation: it yields exits, and goes on when the VMM has answered them."""
@@ -75,13 +76,9 @@ class Emulator:
 
     def peek(self, count: int) -> bytes:
         """The bytes at CS:RIP, as far as they can be read."""
-        replayer = self._replayer
         with using_memory(self._vcpu):
-            replayer.load()
-            try:
-                return replayer.memory.fetch(self._backend.linear_rip(), count)
-            except (Fault, NotMemory):
-                return b""
+            self._replayer.load()
+            return self._fetch(count)
 
     def patch(self, code: bytes) -> None:
         """Write over the bytes at CS:RIP, as the guest itself could; Fault if it could not."""
@@ -112,7 +109,7 @@ class Emulator:
 
     def _steps(self, information: ExitInformation, origin: Origin) -> Steps:
         replayer, devices = self._replayer, self._devices
-        code, left = b"", _ITERATIONS
+        left = _ITERATIONS
         instruction: Decoded | None = None
         has_asked = False
         replayer.load()
@@ -121,7 +118,6 @@ class Emulator:
             try:
                 if instruction is None:
                     instruction = replayer.fetch()
-                    code = instruction.code
                     if origin is Origin.FORCED:
                         self._check_breakpoints()
                 is_done, answer = self._replay(instruction)
@@ -135,7 +131,7 @@ class Emulator:
             except Instead as instead:
                 return instead.answer
             except (Undefined, NotMemory):
-                return self._fail(code, information, origin)
+                return self._fail(information, origin)
             except Fault as fault:
                 return self._raise(fault)
             left -= 1
@@ -197,8 +193,9 @@ class Emulator:
         if self._intercepts.locked_bus and self._reports_bus_locks():
             vcpu.flags |= abi.RUN_X86_BUS_LOCK
             answer = answer or (None if has_told else exits.X86BusLock())
-        yield from self._tell()
+        # First the traps: while one is pending the VMM must not inject an interrupt.
         trap = None if is_held else debug.take_traps(vcpu, traps)
+        yield from self._tell()
         if self._intercepts.halts:
             return guest_debug.halt_after(vcpu, trap)
         return trap or answer
@@ -241,8 +238,14 @@ class Emulator:
         self._vcpu.events.queue(fault.vector, fault.error_code, payload)
         return None
 
-    def _fail(self, code: bytes, information: ExitInformation, origin: Origin) -> Answer:
+    def _fail(self, information: ExitInformation, origin: Origin) -> Answer:
         if origin is Origin.FORCED:  # EMULTYPE_TRAP_UD_FORCED
             self._vcpu.events.queue(Vector.UD)
             return None
-        return fail(self._vcpu, code, information)
+        return fail(self._vcpu, self._fetch(_LONGEST), information)
+
+    def _fetch(self, count: int) -> bytes:
+        try:
+            return self._replayer.memory.fetch(self._backend.linear_rip(), count)
+        except (Fault, NotMemory):
+            return b""
