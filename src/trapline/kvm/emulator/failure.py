@@ -37,7 +37,7 @@ def fail(vcpu: SoftwareVcpu, code: bytes, information: ExitInformation) -> Answe
 
 
 def emulation_failure(code: bytes, information: ExitInformation) -> exits.InternalError:
-    """prepare_emulation_failure_exit(): flags, the instruction if it could be fetched, and the
+    """prepare_emulation_failure_exit(): flags, how many bytes could be fetched and these, and the
     exit's information."""
     data = [0]
     if code:

@@ -14,8 +14,8 @@ _READ_AHEAD: Final = 1024  # bytes (struct read_cache)
 
 
 def inputs_wanted(state: State, instruction: Decoded) -> int:
-    """pio_in_emulated(): not beyond the page of RDI, so that no element that was read can be lost
-    to a fault."""
+    """pio_in_emulated(), but not beyond the page of RDI, so that no element that was read is lost
+    to a fault: upstream takes the bytes left in the page for elements."""
     if not instruction.form.repeat or not instruction.name.startswith("ins"):
         return 1
     bound = next(one for one in instruction.operands if one.kind == "mem")
