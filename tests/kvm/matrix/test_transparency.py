@@ -201,8 +201,8 @@ def test_programs_drawn_at_random(mode: str, cpl: int, vendor: str, engine: str)
 
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_no_interrupt_is_taken_while_a_trap_waits(vendor: str) -> None:
-    """An I/O breakpoint on OUT after STI: at the exit the #DB is pending, and the interrupt that the
-    VMM would inject now would be lost behind it."""
+    """An I/O breakpoint on OUT after STI: at the exit the #DB is pending, and the interrupt that
+    the VMM would inject now would be lost behind it."""
     surface = Talking(vendor, "interp", modes.MODES["long"], 0)
     surface.system_registers().cr4 |= CR4_DE
     code = bytes.fromhex("fb e680 90 0f0b")
