@@ -80,7 +80,7 @@ def _raise(vcpu: SoftwareVcpu, replayer: Replayer, fault: Fault) -> None:
     events = vcpu.events
     if replayer.state.tr_selector != vcpu.state.tr_selector:
         events.delivered()
-        replayer.state.pending_debug = 0
+        replayer.state.pending_debug = replayer.state.interrupt_shadow = 0
         replayer.store()
     events.interrupt_injected = events.nmi_injected = False
     payload = fault.cr2 or 0 if fault.vector == Vector.PF else fault.payload or None

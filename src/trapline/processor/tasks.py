@@ -168,18 +168,18 @@ def _load(core: Core, layout: Layout, new: bytes, source: int) -> None:
     }
     if word == 2:
         selectors |= {"fs": 0, "gs": 0}
+    is_virtual_8086 = state.system_flags & RFLAGS_VM
     for name, selector in selectors.items():
         setattr(state, f"{name}_selector", selector)
-        setattr(state, f"{name}_attributes", AR_UNUSABLE)
+        if is_virtual_8086:
+            segment.fill_real(state, name, selector)
+        elif name not in ("cs", "ss"):  # a fault must still find code and a stack there
+            setattr(state, f"{name}_attributes", AR_UNUSABLE)
     state.dr7 &= ~DR7_LOCAL
     core.memory.breakpoints_changed()
+    state.cpl = 3 if is_virtual_8086 else selectors["cs"] & 3
     _load_ldt(core, at(layout.ldt, 2))
-    if state.system_flags & RFLAGS_VM:
-        state.cpl = 3
-        for name, selector in selectors.items():
-            segment.fill_real(state, name, selector)
-    else:
-        state.cpl = selectors["cs"] & 3
+    if not is_virtual_8086:
         _load_segments(core, selectors)
     if layout.trap is not None and at(layout.trap, 2) & 1:
         state.pending_debug |= DR6_BT

@@ -31,7 +31,8 @@ from tests.processor.protected import (
     Protected,
 )
 from trapline.arch import descriptor as d
-from trapline.arch.registers import CR0_PE, CR0_TS, RFLAGS_NT
+from trapline.arch.registers import CR0_PE, CR0_TS, RFLAGS_NT, RFLAGS_VM
+from trapline.processor.fault import Fault
 
 TS, NP, SS, GP, UD = 10, 11, 12, 13, 6
 TARGET = CODE + 0x100
@@ -244,6 +245,25 @@ def test_a_fault_of_the_new_segments_is_the_new_tasks(machine: Protected) -> Non
     machine.ring(0, far(JMP, TASK_B)).step()
     assert (machine.vector, machine.stacked(2)) == (TS, [0x1000, TARGET])
     assert machine.state.tr_selector == TASK_B
+
+
+def test_a_fault_of_the_new_tasks_table_finds_the_segments_of_its_mode(machine: Protected) -> None:
+    """A hypervisor may look at them in between."""
+    other_task(machine, eflags=2 | RFLAGS_VM, ldt=0x1000, cs=0x1234)
+    machine.set_word(OTHER_TASK + 4, 0x18000, 4)
+    machine.set_word(OTHER_TASK + 8, DATA0, 4)
+    machine.ring(0, far(JMP, TASK_B)).step()
+    assert (machine.vector, machine.stacked(3)) == (TS, [0x1000, TARGET, 0x1234])
+
+
+def test_a_task_without_code_keeps_the_old_tasks_until_its_fault(machine: Protected) -> None:
+    other_task(machine, cs=0)
+    machine.ring(0, far(JMP, TASK_B))
+    before = machine.state.cs_attributes
+    with pytest.raises(Fault) as fault:
+        machine.core.interpret()
+    assert (fault.value.vector, fault.value.error_code) == (TS, 0)
+    assert (machine.state.cs_attributes, machine.state.cs_selector) == (before, 0)
 
 
 def test_a_tss_that_is_too_small(machine: Protected) -> None:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import struct
 
-from tests.processor.svm.machine import CODE, DATA, HLT, LOCK_XADD, SPIN, Machine
-from trapline.arch import svm
+from tests.processor.svm.machine import (
+    CODE,
+    DATA,
+    DIRECTORY,
+    HLT,
+    LOCK_XADD,
+    PML4,
+    SPIN,
+    Machine,
+)
+from trapline.arch import registers, svm
 from trapline.arch.paging import PTE_A, PTE_D, PTE_NX, PTE_P, PTE_PCD, PTE_PS, PTE_U, PTE_W
 from trapline.arch.svm import ExitCode, Intercept
 
@@ -119,3 +128,18 @@ def test_an_uncached_nested_page_makes_a_lock_a_bus_lock(engine: str) -> None:
     machine.intercept(Intercept.BUS_LOCK)
     machine.state.rdi = DATA
     assert machine.enter().code == ExitCode.BUS_LOCK
+
+
+def test_a_malformed_pdpte_shows_only_when_it_is_used(engine: str) -> None:
+    """APM 2, "Legacy PAE Mode" of nested paging: it is part of the walk, a reserved bit in it a
+    page fault."""
+    machine = Nested(b"\x8b\x07" + HLT, engine=engine)  # mov eax, [rdi]
+    machine.write(efer=registers.EFER_SVME, cs_attributes=0xC9B)
+    machine.ram.load(PML4, struct.pack("<2Q", DIRECTORY | PTE_P, DIRECTORY | PTE_P | 1 << 5))
+    machine.state.rdi = DATA
+    assert machine.enter().code == ExitCode.HLT
+    machine.vmcb.write("intercept_2", 1 << 14)
+    machine.write(rip=CODE)
+    machine.state.rdi = 1 << 30 | DATA
+    exit = machine.enter()
+    assert (exit.code, exit.info_1, exit.info_2) == (0x4E, 1 | 8, 1 << 30 | DATA)

@@ -143,6 +143,20 @@ def test_a_pending_monitor_trap_is_injected_once() -> None:
     assert machine.enter().reason == ExitReason.HLT  # and no second one
 
 
+def test_an_entry_that_injects_ends_all_blocking() -> None:
+    """SDM 3C, "Interruptibility State": also where the delivery itself leaves the guest."""
+    machine = Machine()
+    machine.write(
+        vm_entry_intr_info_field=0x80000306,
+        guest_interruptibility_info=1,
+        guest_rflags=0x202,
+        guest_idtr_base=0x800000,
+        exception_bitmap=1 << 14,
+    )
+    assert machine.enter().vectoring_info == 0x80000306
+    assert machine.read("guest_interruptibility_info") == 0
+
+
 def test_the_entry_control_follows_a_guest_that_changes_its_mode() -> None:
     """VMX_MISC, bit 5; with CR0.PG the guest's own, as "unrestricted guest" allows it."""
     leave = b"\x0f\x22\xc0" + HLT  # mov cr0, rax; hlt

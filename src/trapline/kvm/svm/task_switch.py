@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trapline.kvm.svm.backend import SvmBackend
     from trapline.kvm.vcpu import SoftwareVcpu
 
-_BY_SOFTWARE: Final = {
+_BY_SOFTWARE: Final[dict[int, int]] = {
     Vector.BP: vmx.EventType.SOFTWARE_EXCEPTION,
     Vector.OF: vmx.EventType.SOFTWARE_EXCEPTION,
     Vector.DB: vmx.EventType.PRIVILEGED_SOFTWARE_EXCEPTION,
@@ -32,7 +32,7 @@ def handle_task_switch(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -
         if kind == EventType.EXCEPTION:
             is_injected = vector == Vector.DB and vcpu.events.exception.injected
             if not is_injected:
-                kind = _BY_SOFTWARE.get(Vector(vector), kind)
+                kind = _BY_SOFTWARE.get(vector, kind)
         has_code = information & svm.EVENT_ERROR_CODE
         event = Delivered(kind, vector, information >> 32 if has_code else None)
     return switch_task(vcpu, backend, event, information_of(exit))

@@ -33,7 +33,7 @@ from trapline.arch.registers import (
     EFER_NXE,
 )
 from trapline.processor.fault import Fault
-from trapline.processor.guest import NESTED_EPT
+from trapline.processor.guest import NESTED_EPT, NESTED_NPT
 from trapline.processor.memory.frames import Frames
 from trapline.processor.memory.host import DOUBLES, QUADS, compare_exchange
 from trapline.processor.memory.page import FETCH, READ, SUPERVISOR_AC, USER, WRITE, Frame, Page
@@ -123,6 +123,7 @@ class Walker:
             beyond |= 0x7FF << 52
         self._reserved_table = {48: beyond | PTE_PS, 39: beyond | PTE_PS, 30: beyond, 21: beyond}
         self._reserved_table[12] = beyond
+        self._reserved_pdpte = 0x1E6 | (-1 << model.physical_bits & _MASK_64)
         self._reserved_page = {
             30: beyond | (0x3FFFE000 if model.has(GBPAGES) else PTE_PS),
             21: beyond | 0x1FE000,
@@ -147,6 +148,8 @@ class Walker:
         pdpte = self.pdptes[linear >> 30]
         if not pdpte & PTE_P:
             self._fault(linear, access, privilege, 0)
+        if pdpte & self._reserved_pdpte:  # which only nested paging of AMD's lets come so far
+            self._fault(linear, access, privilege, PF_PRESENT | PF_RESERVED)
         return self._walk(linear, access, privilege, 21, pdpte & PTE_BASE)
 
     def _unpaged(self, linear: int, access: int, privilege: int) -> Page:
@@ -326,19 +329,24 @@ class Walker:
     # -- PAE ---------------------------------------------------------------------------------------
 
     def read_pdptes(self, cr3: int) -> list[int]:
-        """The four PDPTEs that MOV to CR3 (or to CR0, CR4) loads; #GP(0) if one is malformed."""
+        """The four PDPTEs that MOV to CR3 (or to CR0, CR4) loads; #GP(0) if one is malformed.
+
+        APM 2, "Legacy PAE Mode" under nested paging: that shows only when one is used.
+        """
+        guest = self._core.guest
+        is_nested = guest is not None and guest.ept_pointer is not None
+        is_checked = guest is None or not is_nested or guest.nested_format != NESTED_NPT
         at = cr3 & CR3_PAE_BASE
         frame = self.frames.known.get(at >> 12)
         if frame is None or self.frames.walk_access & ~frame.rights:
             frame = self.frames.frame(at, self.frames.walk_access, None, True)
-        reserved = 0x1E6 | (-1 << self._core.model.physical_bits & _MASK_64)
         pdptes = []
         for i in range(4):
             if frame.host:
                 pdpte = QUADS[(frame.host + (at & 0xFFF) >> 3) + i]
             else:
                 pdpte = self._core.bus.read_device(at + 8 * i, 8)
-            if pdpte & PTE_P and pdpte & reserved:
+            if is_checked and pdpte & PTE_P and pdpte & self._reserved_pdpte:
                 raise Fault(13, 0)
             pdptes.append(pdpte)
         return pdptes

@@ -167,6 +167,7 @@ def _inject(core: Core, vmcs: Vmcs, guest: VmxGuest) -> None:
     # SDM 3C, "Delivery of Pending Debug Exceptions after VM Entry".
     if kind not in _SOFTWARE or state.interrupt_shadow != _MOV_SS:
         state.pending_debug = 0
+    state.interrupt_shadow = 0  # whatever the field says, if there is an exit on the way
     has_error_code = information & vmx.EVENT_ERROR_CODE
     error_code = vmcs.entry_error_code if has_error_code else None
     length = vmcs.entry_length if kind > HARDWARE_EXCEPTION else 0
