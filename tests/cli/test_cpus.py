@@ -111,3 +111,34 @@ def test_the_command_says_it_in_one_line(tmp_path):
     assert "did you mean 'bus_lock_detect'?" in done.stderr
     assert "trapline cpus" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# -- quirks ---------------------------------------------------------------------------------------
+
+# mov ecx, 1d9h; mov eax, 4; xor edx, edx; #GP leads to `out 0f4h, 2`, success to `out 0f4h, 1`.
+SETS_BLD = bytes.fromhex(
+    "66b9d9010000 66b804000000 6631d2 c7063400217c c70636000000 0f30 b001e6f4 b002e6f4"
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ((), 3),
+        (("--quirk", "svm-no-bus-lock-detect"), 5),
+        (("--quirk", "debugctl-not-listed", "--quirk", "svm-no-bus-lock-detect"), 5),
+        (("--quirk", "dr6-bus-lock-set"), 3),
+    ],
+)
+def test_an_image_can_be_run_on_upstreams_quirks(tmp_path, options, status):
+    image = tmp_path / "guest.bin"
+    image.write_bytes(SETS_BLD)
+    done = trapline("run", "--cpu", "zen5", *options, image)
+    assert (done.returncode, done.stderr) == (status, "")
+
+
+def test_a_quirk_nobody_knows_is_answered_with_those_there_are(tmp_path):
+    done = trapline("run", "--quirk", "dr7", tmp_path)
+    assert done.returncode == 2
+    assert "invalid choice: 'dr7'" in done.stderr
+    assert "dr6-bus-lock-set" in done.stderr

@@ -17,7 +17,7 @@ from trapline.cli.guest_trace import GuestWatcher, header
 from trapline.cli.image import read_image, read_modules
 from trapline.cli.progress import Progress
 from trapline.cli.trace_file import close_trace, open_trace, trace_path
-from trapline.kvm import Kvm, abi, open_kvm
+from trapline.kvm import Kvm, Quirk, abi, open_kvm
 from trapline.machine import MOST_CPUS, BadImage, Board, Ending, How, Runner
 from trapline.processor import HostLimit, compiler
 
@@ -42,6 +42,7 @@ INIT and SIPI.  There is no BIOS, HPET or serial input.
 exit status: (value << 1) | 1 of the guest's write to 0xF4; 0 power off, 4 reset, 124 timeout,
 130 Ctrl-C, 132 halted for good, 134 triple fault, 136 stuck, 2 if it cannot be started.
 """
+QUIRKS = {quirk.name.lower().replace("_", "-"): quirk for quirk in Quirk if quirk.name}
 _SIZE = re.compile(r"(\d+)([kKmMgG]?)")
 _UNITS = {"": 20, "k": 10, "m": 20, "g": 30}
 
@@ -80,6 +81,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace", metavar="FILE", help="keep every bus lock, for `trapline report FILE`"
     )
+    parser.add_argument(
+        "--quirk", choices=QUIRKS, action="append", default=[], metavar="NAME",
+        help="be as wrong as upstream KVM in this; one of " + ", ".join(QUIRKS),
+    )  # fmt: skip
     parser.add_argument(
         "--engine", choices=("jit", "interp"), default="jit",
         help="how the processor executes: fast, or the slow reference",
@@ -185,7 +190,10 @@ def command_line(options: argparse.Namespace) -> str:
 def open_hypervisor(options: argparse.Namespace, watcher: GuestWatcher) -> Kvm:
     """The software hypervisor on the model asked for."""
     try:
-        kvm = open_kvm(cpu=options.cpu, engine=options.engine, observer=watcher.observe)
+        wrong = Quirk(sum({QUIRKS[name] for name in options.quirk}))
+        kvm = open_kvm(
+            cpu=options.cpu, engine=options.engine, observer=watcher.observe, quirks=wrong
+        )
     except HostLimit as error:
         raise Failure(str(error).rstrip("."), "trapline cpus") from None
     modes = kvm.check_extension(abi.Capability.X86_BUS_LOCK_EXIT)
