@@ -36,13 +36,15 @@ _ENGINE: Final = (
     *("scratch0", "scratch1", "scratch2", "scratch3"),
 )
 """Slots that are not the guest's: what native code tells and is told."""
+_ELSEWHERE: Final = ("cr8", "apic_base")
+"""Slots that intercepts and devices change where they are: an APIC's task priority is CR8."""
 _TRANSLATION: Final = tuple(INDEX[name] for name in ("cr0", "cr3", "cr4", "efer"))
 _DR7: Final = INDEX["dr7"]
 
 
 def _guest_slots() -> Iterator[slice]:
-    """The register file without `_ENGINE`, in as few pieces as it has."""
-    skipped = {INDEX[name] for name in _ENGINE}
+    """What is copied of the register file, in as few pieces as it has."""
+    skipped = {INDEX[name] for name in _ENGINE + _ELSEWHERE}
     kept = (slot for slot in range(len(INDEX)) if slot not in skipped)
     for _, run in groupby(enumerate(kept), lambda pair: pair[1] - pair[0]):
         slots = [slot for _, slot in run]

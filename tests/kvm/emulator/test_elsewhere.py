@@ -58,6 +58,25 @@ def test_devices_inside_the_hypervisor_come_first(
     assert vmm.seen == [(kind, DEVICE_PHYSICAL + at, size) for kind, at, size in told]
 
 
+class TaskPriority:
+    """An APIC's register that is CR8 too."""
+
+    def read(self, vcpu: SoftwareVcpu, address: int, size: int) -> bytes | None:
+        return bytes(size)
+
+    def write(self, vcpu: SoftwareVcpu, address: int, data: bytes) -> bool:
+        vcpu.state.cr8 = data[0] >> 4
+        return True
+
+
+def test_what_a_device_does_to_the_vcpu_is_not_undone(software: Kvm) -> None:
+    guest = device_guest(software, bytes.fromhex("c6 07 50 44 0f 20 c0"), DEVICE)
+    assert isinstance(guest.vcpu, SoftwareVcpu)
+    guest.vcpu.mmio_bus.register(DEVICE_PHYSICAL, 0x1000, TaskPriority())
+    assert isinstance(guest.vcpu.run(), exits.Hlt)
+    assert guest.vcpu.regs.rax == guest.vcpu.get_sregs().cr8 == 5
+
+
 # -- other modes ---------------------------------------------------------------------------------
 
 
@@ -106,6 +125,26 @@ def test_real_mode_reaches_devices(software: Kvm) -> None:
         (0xB8010, 2, False), (0xB8020, 2, True), (0xB8031, 1, False), (0xB8031, 1, True)
     ]  # fmt: skip
     assert guest.vcpu.regs.rax & 0xFFFF == int.from_bytes(b"oo", "little")
+
+
+@pytest.mark.parametrize(("code", "kind"), [("0f 01 27", "write"), ("0f 01 37", "read")])
+def test_the_machine_status_word_goes_to_and_from_memory(
+    software: Kvm, code: str, kind: str
+) -> None:
+    """SMSW and LMSW of memory, of a device and while CR0.CD has AMD's processor ask at each."""
+    guest = device_guest(software, bytes.fromhex(code), DEVICE)
+    sregs = guest.vcpu.get_sregs()
+    sregs.cr0 |= 1 << 30
+    guest.vcpu.set_sregs(sregs)
+    vmm = Vmm(guest)
+    vmm.content[:2] = b"\x09\0"  # TS and PE
+    assert isinstance(vmm.run(), exits.Hlt)
+    assert vmm.seen == [(kind, DEVICE_PHYSICAL, 2)]
+    cr0 = guest.vcpu.get_sregs().cr0
+    if kind == "write":
+        assert int.from_bytes(vmm.content[:2], "little") == sregs.cr0 & 0xFFFF == cr0 & 0xFFFF
+    else:
+        assert cr0 == sregs.cr0 & ~0xE | 8
 
 
 def test_a_slot_may_appear_where_there_was_none(software: Kvm) -> None:

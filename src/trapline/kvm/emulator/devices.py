@@ -84,7 +84,8 @@ class Devices:
         """The VMM has filled in an exit."""
         data, size = exit.data, exit.size
         if isinstance(exit, Mmio):
-            self._note(_Kind.READ, exit.guest_physical, size, int.from_bytes(data, "little"))
+            word = int.from_bytes(data[:size], "little")
+            self._note(_Kind.READ, exit.guest_physical, size, word)
             return
         for i in range(0, exit.count * size, size):
             self._ahead.append(int.from_bytes(data[i : i + size], "little"))

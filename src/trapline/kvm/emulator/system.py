@@ -91,6 +91,8 @@ def write_cr(vcpu: SoftwareVcpu, backend: CoreBackend, register: int, word: int)
     if register == 8:
         _require(not word & ~CR8_TPR)
         vcpu.state.cr8 = word
+        if vcpu.apic is not None:
+            vcpu.apic.write_tpr(word << 4)
         return None
     control = vcpu.control
     write = {0: control.write_cr0, 3: control.write_cr3, 4: control.write_cr4}[register]
