@@ -12,6 +12,7 @@ from trapline.arch.debug import (
     DR7_BREAKPOINTS_ENABLED,
     DR7_GD,
     PAYLOAD_ENABLED_BREAKPOINT,
+    Breakpoint,
     BreakpointKind,
     enabled_breakpoints,
     force_dr6_reserved,
@@ -28,6 +29,21 @@ if TYPE_CHECKING:
     from trapline.processor.state import State
 
 _ADDRESSES = ("dr0", "dr1", "dr2", "dr3")
+
+
+def breakpoints(state: State) -> tuple[list[tuple[int, Breakpoint]], frozenset[int]]:
+    """The enabled breakpoints on data, each with its address, and the numbers of the linear pages
+    that those on execution are in."""
+    data: list[tuple[int, Breakpoint]] = []
+    pages: set[int] = set()
+    if state.dr7 & DR7_BREAKPOINTS_ENABLED:
+        for one in enabled_breakpoints(state.dr7):
+            linear = getattr(state, _ADDRESSES[one.index])
+            if one.kind in (BreakpointKind.WRITE, BreakpointKind.ACCESS):
+                data.append((linear, one))
+            elif one.kind == BreakpointKind.EXECUTE:
+                pages.add(linear >> 12)
+    return data, frozenset(pages)
 
 
 def code_breakpoints(state: State, linear: int) -> int:

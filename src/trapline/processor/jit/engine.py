@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -15,6 +14,7 @@ from trapline.arch.registers import EFER_LMA
 from trapline.processor.fault import Fault
 from trapline.processor.jit import layout
 from trapline.processor.jit.blocks import Block, CodeCache, mode_key, native_of
+from trapline.processor.jit.jump_cache import JumpCache
 from trapline.processor.jit.layout import Native
 from trapline.processor.memory import NonCanonical
 from trapline.processor.memory.host import QUADS
@@ -39,52 +39,10 @@ _LINK, _FAULT = int(layout.Exit.LINK), int(layout.Exit.FAULT)
 _INTERPRET, _PORT = int(layout.Exit.INTERPRET), int(layout.Exit.PORT)
 _UNKNOWN = (int(layout.Exit.LOOKUP), _LINK)  # no record is at hand for the next instruction
 _PYTHON = (_INTERPRET, int(layout.Exit.MEMORY))  # Python is asked about an instruction
-_MANY = 2000  # entries: beyond, the kernel empties the memory faster than we do
-_CACHE_SIZE = layout.JUMP_CACHE_ENTRY << layout.JUMP_CACHE_BITS
 
 
 # Width of the code and of the stack, how much of it is native, the base of CS where it counts.
 _Mode = tuple[tuple[int, int], Native, int]
-
-
-def jump_cache_index(rip: int) -> int:
-    """Where a RIP sits in a jump cache; `lowering.jump_cache_offset` is the same."""
-    return (rip ^ rip >> 12) & _MASK
-
-
-class JumpCache:
-    """RIP to record, for the code one privilege may run."""
-
-    def __init__(self) -> None:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        self._map = mmap.mmap(-1, _CACHE_SIZE, flags=flags)
-        self.words = memoryview(self._map).cast("Q")
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
-        # Entry 0 is the only one that a RIP of zero, as in fresh memory, belongs to.
-        self.words[0] = 1
-        self._filled: list[int] = []
-
-    def put(self, rip: int, record: int) -> None:
-        at = 2 * jump_cache_index(rip)
-        self.words[at + 1] = record
-        self.words[at] = rip
-        if len(self._filled) <= _MANY:
-            self._filled.append(at)
-
-    def drop(self, rip: int) -> None:
-        at = 2 * jump_cache_index(rip)
-        if self.words[at] == rip:
-            self.words[at] = 0 if at else 1
-
-    def clear(self) -> None:
-        """Forget everything; quickly where there is little or very much."""
-        if len(self._filled) > _MANY:
-            self._map.madvise(mmap.MADV_DONTNEED)
-        else:
-            for at in self._filled:
-                self.words[at] = 0
-        self.words[0] = 1
-        self._filled.clear()
 
 
 class Processor(Protocol):
@@ -264,9 +222,8 @@ class Engine:
             reason = q[_REASON]
             if reason in _UNKNOWN:
                 q[_RIP] = q[_EXIT_RIP]
-                if q[_ATTENTION]:  # native code does not look on its way forward
-                    return
-                if memory.stops and self._stops_at(q[_RIP]):
+                # Native code does not look on its way forward.
+                if q[_ATTENTION] or memory.stops and self._stops_at(q[_RIP]):
                     return
                 link = q[_NEXT]
                 record = self.find(q[_RIP]).record

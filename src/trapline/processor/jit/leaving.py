@@ -110,7 +110,7 @@ class Leaving(Operands):
 
 
 def jump_cache_offset(f: Function, rip: Ssa) -> Ssa:
-    """Byte offset of the jump cache entry for a RIP; `engine.jump_cache_index` is the same."""
+    """Byte offset of the jump cache entry for a RIP; `jump_cache.jump_cache_index` is the same."""
     mixed = f.op("xor", rip, f.op("lshr", rip, integer(12, 64)))
     index = f.op("and", mixed, integer((1 << layout.JUMP_CACHE_BITS) - 1, 64))
     return f.op("shl", index, integer(4, 64))

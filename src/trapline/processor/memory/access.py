@@ -10,15 +10,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from trapline.arch.debug import (
-    DR7_BREAKPOINTS_ENABLED,
-    PAYLOAD_ENABLED_BREAKPOINT,
-    Breakpoint,
-    BreakpointKind,
-    enabled_breakpoints,
-)
+from trapline.arch.debug import PAYLOAD_ENABLED_BREAKPOINT, Breakpoint, BreakpointKind
 from trapline.arch.registers import CR0_AM, RFLAGS_AC
 from trapline.processor.buslock import Cause, before_access, classify
+from trapline.processor.debug import breakpoints
 from trapline.processor.fault import Fault
 from trapline.processor.memory.host import BYTES, QUADS, from_bytes, load, store
 from trapline.processor.memory.host import change as change_host
@@ -214,18 +209,9 @@ class Memory:
 
     def breakpoints_changed(self) -> None:
         """Route accesses to the pages that DR7 watches through Python, and code in them."""
-        state = self._state
-        watched: list[tuple[int, Breakpoint]] = []
-        stops = []
-        if state.dr7 & DR7_BREAKPOINTS_ENABLED:
-            for one in enabled_breakpoints(state.dr7):
-                linear = getattr(state, f"dr{one.index}")
-                if one.kind in (BreakpointKind.WRITE, BreakpointKind.ACCESS):
-                    watched.append((linear, one))
-                elif one.kind == BreakpointKind.EXECUTE:
-                    stops.append(linear >> 12)
-        if self.stops != set(stops):
-            self.stops = frozenset(stops)
+        watched, stops = breakpoints(self._state)
+        if stops != self.stops:
+            self.stops = stops
             self._core.mappings_changed()
         if watched == self._watched:
             return

@@ -1,9 +1,8 @@
 """The translation tables that native code reads: three of 65,536 entries, one a privilege.
 
-An entry is four 64-bit words: tag for reads, tag for writes, tag for locked updates, and the host
-address less the linear one.  A tag that may be used is the page's linear address with its low
-twelve bits set; zero never matches.  Where the page holds code, the tag for writes is one less, and
-the map of the code stands in the next word.  What Python caches is in `access`.
+An entry: tag for reads, tag for writes, tag for locked updates, host address less linear address.
+A tag is the page's linear address with its low twelve bits set.  Where the page holds code, that
+for writes is one less, and the next word is where the map of the code is.
 """
 
 from __future__ import annotations
