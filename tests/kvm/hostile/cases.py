@@ -60,6 +60,7 @@ class Case:
     guest_debug: int = 0
     events: list[tuple[str, int]] = field(default_factory=list)
     bus_lock_exits: bool = False
+    has_apic: bool = False
 
 
 def case(number: int, seed: int = 0) -> Case:
@@ -77,6 +78,7 @@ def case(number: int, seed: int = 0) -> Case:
     made.registers["rsp"] = STACK if source.random() < 0.8 else _word(source)
     made.registers["rflags"] = 2 | (source.getrandbits(22) & 0x3D7FD5 if made.is_wild else 0)
     made.bus_lock_exits = source.random() < 0.3
+    made.has_apic = source.random() < 0.3
     if source.random() < 0.3:
         lines = [_word(source) for _ in range(4)]
         dr7 = (

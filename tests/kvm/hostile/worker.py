@@ -100,7 +100,7 @@ class Kicker:
 
 class Runner:
     def __init__(self, vendor: str, engine: str) -> None:
-        self.kvm: Kvm = open_kvm(cpu=_MODELS[vendor], engine=engine)
+        self.kvm: Kvm = open_kvm(cpu=_MODELS[vendor], engine=engine, force_emulation_prefix=1)
         self.memory = Memory()
         self.kicker = Kicker()
 
@@ -111,6 +111,8 @@ class Runner:
         try:
             if made.bus_lock_exits:
                 vm.enable_cap(abi.Capability.X86_BUS_LOCK_EXIT, abi.BUS_LOCK_DETECTION_EXIT)
+            if made.has_apic:
+                vm.enable_cap(abi.Capability.SPLIT_IRQCHIP, 24)
             self._drive(made, self._set_up(vm, made), ending)
         except Exception:
             ending.wrong = traceback.format_exc()[-2500:]

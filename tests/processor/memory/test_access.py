@@ -298,3 +298,12 @@ def test_invlpg_drops_a_page_of_any_size() -> None:
     bare.memory.flush_page(0x9000)  # another address of the same large page
     with pytest.raises(Fault):
         bare.memory.read(0x1000, 1)
+
+
+def test_a_base_and_an_offset_may_go_around() -> None:
+    """As those of a TSS at the top of the address space do."""
+    bare = user()
+    bare.memory.write((1 << 64) + PAGE + 8, 8, 0x1234)
+    assert bare.memory.read(PAGE + 8, 8) == 0x1234
+    assert bare.memory.read((1 << 64) + PAGE + 8, 8) == 0x1234
+    assert bare.memory.read((1 << 64) + LAST, 8) == bare.memory.read(LAST, 8)

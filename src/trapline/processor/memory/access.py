@@ -250,6 +250,7 @@ class Memory:
     # -- the slow ways -----------------------------------------------------------------------------
 
     def _page(self, linear: int, access: int, privilege: int) -> Page:
+        linear &= self.walker.linear_mask  # a base and an offset may go around
         space = self._spaces[privilege]
         page = space.get(linear >> 12)
         if page is not None:
