@@ -81,6 +81,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace", metavar="FILE", help="keep every bus lock, for `trapline report FILE`"
     )
+    _add_processor_arguments(parser)
+
+
+def _add_processor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quirk", choices=QUIRKS, action="append", default=[], metavar="NAME",
         help="be as wrong as upstream KVM in this; one of " + ", ".join(QUIRKS),
