@@ -15,7 +15,7 @@ import pytest
 from tests.kvm.matrix import modes
 from tests.kvm.matrix.surface import ENOUGH, Bare, Start, Virtual
 from tests.kvm.matrix.test_matrix import ENGINES, GUESTS, VENDORS
-from trapline.arch.registers import CR4_DE, RFLAGS_IF, RFLAGS_TF
+from trapline.arch.registers import CR4_DE, RFLAGS_IF, RFLAGS_RF, RFLAGS_TF
 from trapline.kvm import VcpuEvents, abi, exits
 
 PROGRAMS = 3000 if os.environ.get("TRAPLINE_DEEP") else 40
@@ -137,6 +137,9 @@ class Talking(Virtual):
     lines: tuple[int, ...] = ()
 
     def begin(self, start: Start, registers: dict[str, int]) -> None:
+        # A new map of memory, so that every page is met for the first time again.
+        for size in (0, modes.SIZE):
+            self.vm.set_user_memory_region(0, 0, 0, size, self.memory.address)
         super().begin(start, registers)
         self.vcpu.set_vcpu_events(VcpuEvents(flags=abi.VCPUEVENT_VALID_NMI_PENDING))
         self._is_waiting = INTERRUPT in self.lines
@@ -214,3 +217,20 @@ def test_no_interrupt_is_taken_while_a_trap_waits(vendor: str) -> None:
     assert not surface.vcpu.ready_for_interrupt_injection
     assert isinstance(surface.vcpu.run(), exits.Hlt)
     assert modes.handler_of(surface.get("rip")) == 1
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("code", ["0fa2", "e680", "0f09", "0f20c0"])
+def test_rf_is_for_one_instruction(vendor: str, code: str) -> None:
+    """RF set on an instruction that the hypervisor steps over does not hide a breakpoint on the
+    next one."""
+    for kind in (Interrupted, Talking):
+        surface = kind(vendor, "interp", modes.MODES["long"], 0)
+        at = modes.CODE + surface.next_place
+        length = len(bytes.fromhex(code))
+        start = Start(
+            bytes.fromhex(code) + b"\x90\x0f\x0b", 0, STACK_WORD, rflags=2 | RFLAGS_RF,
+            breakpoints=(at, at + length, 0, 0), dr7=0x405, code_hits=2,
+        )  # fmt: skip
+        found = [(event.vector, event.rip) for event in surface.run(start)]
+        assert found == [(1, length), (6, length + 1)]

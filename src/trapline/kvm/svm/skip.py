@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trapline.arch.registers import RFLAGS_TF
+from trapline.arch.registers import RFLAGS_RF, RFLAGS_TF
 from trapline.kvm.guest_debug import step_emulated
 from trapline.processor import SvmExit
 
@@ -23,7 +23,11 @@ def skip(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:
 
 
 def advance(backend: SvmBackend, exit: SvmExit) -> None:
-    """RIP and the interrupt shadow only; nRIP is where the processor would have gone on."""
+    """RIP, the interrupt shadow, and RF, which is for one instruction (upstream leaves it).
+
+    nRIP is where the processor would have gone on.
+    """
     state = backend.core.state
     state.rip = exit.next_rip
     state.interrupt_shadow = 0
+    state.system_flags &= ~RFLAGS_RF

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from trapline.arch.registers import EFER_LMA, RFLAGS_TF
+from trapline.arch.registers import EFER_LMA, RFLAGS_RF, RFLAGS_TF
 from trapline.kvm import abi
 from trapline.kvm.guest_debug import step_emulated
 from trapline.processor import VmExit
@@ -32,7 +32,7 @@ def skip(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> Answer:
 
 
 def advance(backend: VmxBackend, length: int) -> None:
-    """RIP and the interrupt shadow only."""
+    """RIP and the interrupt shadow; and RF, which is for one instruction (upstream leaves it)."""
     state = backend.core.state
     rip = state.rip
     following = rip + length & _MASK_64
@@ -40,3 +40,4 @@ def advance(backend: VmxBackend, length: int) -> None:
         following &= 0xFFFFFFFF
     state.rip = following
     state.interrupt_shadow = 0
+    state.system_flags &= ~RFLAGS_RF
