@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.kvm.emulator.devices import DEVICE, Vmm, map_device
 from tests.kvm.guest import DATA, KERNEL_CODE, Guest, handle, long_mode
 from trapline.arch import cpuid, msr
 from trapline.arch.cpuid import CpuidEntry
-from trapline.arch.registers import RFLAGS_TF
+from trapline.arch.registers import CR4_DE, RFLAGS_TF
 from trapline.kvm import DebugRegs, Kvm, Quirk, abi, exits, open_kvm, quirks
 
 LOCK_XADD, HLT, SPIN = b"\xf0\x0f\xc1\x07", b"\xf4", b"\xeb\xfe"
@@ -105,6 +106,31 @@ def lock_on_device_memory(kvm: Kvm) -> tuple[int, int]:
     return guest.vcpu.regs.rbx, guest.vcpu.get_debugregs().dr6
 
 
+def breakpoint_on_a_port(kvm: Kvm) -> int:
+    """DR6 after OUT to a port that DR0 watches."""
+    guest = long_mode(kvm, b"\xe6\x10" + b"\x0f\x0b")  # out 0x10, al; ud2
+    handle(guest, 1, HLT)
+    handle(guest, 6, HLT)
+    sregs = guest.vcpu.get_sregs()
+    sregs.cr4 |= CR4_DE
+    guest.vcpu.set_sregs(sregs)
+    guest.vcpu.set_debugregs(DebugRegs([0x10, 0, 0, 0], 0xFFFF0FF0, 0x402 | 2 << 16))
+    assert isinstance(guest.vcpu.run(), exits.Io)
+    assert isinstance(guest.vcpu.run(), exits.Hlt)
+    return guest.vcpu.get_debugregs().dr6
+
+
+def traps_held_for_a_stepped_cpuid(kvm: Kvm) -> int:
+    """DR6 after MOV SS from watched memory, then CPUID, with TF."""
+    guest = long_mode(kvm, b"\x8e\x17" + b"\x0f\xa2" + SPIN)  # mov ss, [rdi]; cpuid
+    handle(guest, 1, HLT)
+    guest.memory.write_quads(DATA, 0x10)
+    guest.vcpu.set_debugregs(DebugRegs([0, DATA, 0, 0], 0xFFFF0FF0, 0x408 | 7 << 20))
+    guest.vcpu.regs.rdi, guest.vcpu.regs.rflags = DATA, 2 | RFLAGS_TF
+    assert isinstance(guest.vcpu.run(), exits.Hlt)
+    return guest.vcpu.get_debugregs().dr6
+
+
 Look = Callable[[Kvm], object]
 CASES: list[tuple[str, Quirk, Look, object, object]] = [
     (INTEL, Quirk.DR6_BUS_LOCK_SET, dr6_after_a_step, 0xFFFF47F0, 0xFFFF4FF0),
@@ -118,6 +144,15 @@ CASES: list[tuple[str, Quirk, Look, object, object]] = [
     (AMD, Quirk.NO_SPLIT_LOCK_AC, split_lock_ac, (False,) * 4, (False,) * 4),
     (INTEL, Quirk.DEBUGCTL_NOT_LISTED, debugctl_listed, True, False),
     (AMD, Quirk.DEBUGCTL_NOT_LISTED, debugctl_listed, True, False),
+    (INTEL, Quirk.PORT_BREAKPOINTS_IGNORED, breakpoint_on_a_port, 0xFFFF0FF1, 0xFFFF0FF0),
+    (AMD, Quirk.PORT_BREAKPOINTS_IGNORED, breakpoint_on_a_port, 0xFFFF0FF1, 0xFFFF0FF0),
+    (
+        INTEL,
+        Quirk.STEP_LOSES_HELD_TRAPS,
+        traps_held_for_a_stepped_cpuid,
+        0xFFFF4FF2,
+        0xFFFF4FF0,
+    ),
     *[
         (
             cpu,
@@ -156,6 +191,11 @@ def test_a_quirk_brings_upstreams_behaviour_back(
 
 def test_every_quirk_is_looked_at() -> None:
     assert {quirk for _, quirk, *_ in CASES} == set(Quirk)
+
+
+def test_the_page_about_quirks_names_every_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "quirks.md").read_text()
+    assert [quirk.name for quirk in Quirk if f"| `{quirk.name}` |" not in page] == []
 
 
 # -- the capability -------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from trapline.arch.debug import (
 from trapline.arch.exception import Vector
 from trapline.arch.registers import CR4_DE, RFLAGS_TF
 from trapline.kvm import abi, exits
+from trapline.kvm.quirks import Quirk
 
 if TYPE_CHECKING:
     from trapline.kvm.backend import Answer
@@ -73,6 +74,8 @@ def step_emulated(vcpu: SoftwareVcpu, held: int = 0) -> Answer:
     if vcpu.guest_debug & abi.GUESTDBG_SINGLESTEP:
         dr6 = DR6_BS | DR6_ACTIVE_LOW
         return exits.Debug(Vector.DB, vcpu.backend.linear_rip(), dr6, 0)
+    if Quirk.STEP_LOSES_HELD_TRAPS in vcpu.quirks:
+        held = 0
     vcpu.events.queue(Vector.DB, payload=DR6_BS | held & ~PAYLOAD_ENABLED_BREAKPOINT)
     return None
 
@@ -81,6 +84,8 @@ def watches_ports(vcpu: SoftwareVcpu) -> bool:
     """Whether a breakpoint in force is on I/O."""
     dr7 = vcpu.state.dr7
     if not dr7 & DR7_BREAKPOINTS_ENABLED or not vcpu.backend.get_cr4() & CR4_DE:
+        return False
+    if Quirk.PORT_BREAKPOINTS_IGNORED in vcpu.quirks:
         return False
     return any(one.kind == BreakpointKind.IO for one in enabled_breakpoints(dr7))
 

@@ -44,6 +44,13 @@ class Quirk(IntFlag):
     """Instructions that the hypervisor emulates raise no bus lock debug exception and are no
     bus-lock exit (x86_emulate_instruction)."""
 
+    PORT_BREAKPOINTS_IGNORED = 1 << 7
+    """IN and OUT, which the hypervisor does, meet no I/O breakpoint (kvm_fast_pio)."""
+
+    STEP_LOSES_HELD_TRAPS = 1 << 8
+    """On VMX, traps that MOV SS held back are lost where a single step of the next instruction,
+    done by the hypervisor, is injected (kvm_vcpu_do_singlestep)."""
+
 
 NONE: Final = Quirk(0)
 EVERY: Final = Quirk(sum(Quirk))

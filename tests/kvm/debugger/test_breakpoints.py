@@ -25,7 +25,7 @@ from tests.kvm.debugger.support import (
     watch,
 )
 from tests.kvm.guest import DATA, KERNEL_CODE, handle, long_mode
-from trapline.arch.registers import RFLAGS_RF
+from trapline.arch.registers import CR4_DE, RFLAGS_RF
 from trapline.kvm import DebugRegs, Kvm, abi, exits
 
 
@@ -80,12 +80,18 @@ def test_a_breakpoint_that_dr7_does_not_enable_is_not_hit(kvm: Kvm) -> None:
 
 
 def test_io_breakpoints_need_the_guests_cr4_de(kvm: Kvm) -> None:
-    """SDM 3B, "Debug Control Register (DR7)".  The port access leaves the guest, and the
-    processor has no access to match."""
+    """SDM 3B, "Debug Control Register (DR7)"."""
     guest = long_mode(kvm, b"\xe6\x10" + HLT)
     guest.vcpu.set_guest_debug(HARDWARE, {0: 0x10, 7: watch(0, IO)})
     assert isinstance(guest.vcpu.run(), exits.Io)
     assert isinstance(guest.vcpu.run(), exits.Hlt)
+    sregs = guest.vcpu.get_sregs()
+    sregs.cr4 |= CR4_DE
+    guest.vcpu.set_sregs(sregs)
+    guest.vcpu.regs.rip = KERNEL_CODE
+    assert isinstance(guest.vcpu.run(), exits.Io)
+    exit = stop(guest)
+    assert (exit.exception, exit.pc, exit.dr6) == (1, KERNEL_CODE + 2, 0xFFFF0FF1)
 
 
 def test_a_step_and_a_watchpoint_are_one_stop(kvm: Kvm) -> None:
