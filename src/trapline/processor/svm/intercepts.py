@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from trapline.arch import svm
 from trapline.arch.exception import has_error_code
-from trapline.arch.registers import CR0_MP, CR0_PE, CR0_TS, RFLAGS_IF
+from trapline.arch.registers import CR0_MP, CR0_PE, CR0_TS, RFLAGS_IF, RFLAGS_RF
 from trapline.arch.svm import ExitCode, Intercept
 from trapline.processor import debug, exceptions, segment
 from trapline.processor.guest import (
@@ -48,7 +48,8 @@ _CR0_UNCHECKED: Final = CR0_TS | CR0_MP  # what the selective intercept does not
 _IO_STRING, _IO_REPEAT = 1 << 4, 1 << 5  # of Guest.intercept_io
 _NPF_PRESENT, _NPF_WRITE, _NPF_USER, _NPF_RESERVED, _NPF_FETCH = 1, 2, 4, 8, 16
 _NPF_FINAL, _NPF_WALK = 1 << 32, 1 << 33
-_TASK_IRET, _TASK_JUMP = 1 << 36, 1 << 38
+# EXITINFO2 of a task switch, above its error code (APM 2, "Task Switch Intercept").
+_TASK_IRET, _TASK_JUMP, _TASK_ERROR_CODE, _TASK_RF = 1 << 36, 1 << 38, 1 << 44, 1 << 48
 
 
 def _has_bit(bitmap: memoryview, number: int) -> bool:
@@ -250,6 +251,10 @@ class SvmGuest:
     def intercept_task_switch(self, selector: int, source: int, length: int) -> None:
         if self._on_task_switch:
             flags = {1: _TASK_IRET, 2: _TASK_JUMP}.get(source, 0)
+            if self._core.state.system_flags & RFLAGS_RF:
+                flags |= _TASK_RF
+            if self.vectoring_info & svm.EVENT_ERROR_CODE:
+                flags |= _TASK_ERROR_CODE | self.vectoring_error_code
             self._leave(ExitCode.TASK_SWITCH, selector, flags)
 
     # -- bus locks and nested paging ---------------------------------------------------------------
