@@ -116,7 +116,7 @@ class SoftwareVcpu:
             if self.request_interrupt_window and (apic is None or apic.accepts_external):
                 if self.ready_for_interrupt_injection:
                     return exits.IrqWindowOpen()
-                self.backend.open_interrupt_window(not events.needs_reinjection)
+                self.backend.open_interrupt_window(True)
             self.in_guest = True
             if apic is not None and apic.attention:  # sent between the look above and here
                 self.in_guest = False

@@ -214,6 +214,22 @@ def test_a_waiting_interrupt_gets_in_through_a_window_of_one_instruction(any_kvm
     assert [machine.word(offset) for offset in (0x20, 0x24)] == [0, 1]
 
 
+def test_the_window_stays_open_beside_an_exception_and_the_vmms_wish(any_kvm: Kvm) -> None:
+    """An interrupt waits, the VMM asks for a window too, and the next entry brings #UD."""
+    code = guest.start() + guest.command(Delivery.FIXED, LOW, 1) + b"\xe6\x80\x0f\x0b"
+    machine = Machine(any_kvm, code)  # out 80h, al; ud2
+    machine.handle(LOW, guest.increment(COUNT))
+    base.handle(machine, 6, STI + NOP + CLI + guest.copy(COUNT, RESULTS + 0x20) + END)
+    assert isinstance(machine.run_first(), exits.Io)
+    machine.vcpu.request_interrupt_window = True
+    exit = machine.run_first()
+    while exit == exits.IrqWindowOpen():
+        machine.vcpu.request_interrupt_window = False
+        exit = machine.run_first()
+    assert guest.is_end(exit)
+    assert machine.word(0x20) == 1
+
+
 # -- the VMM's side -------------------------------------------------------------------------------
 
 
