@@ -1,5 +1,5 @@
-"""One instruction in a guest, by the processor or behind the forced-emulation prefix, and all that
-can be seen afterwards.
+"""One instruction in a guest, by the processor or behind the forced-emulation prefix, on memory or
+on a device, and all that can be seen afterwards.
 
 The cases and their memory are those that are held against the host's processor (tests/against).
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from tests.against.layout import (
+    CODE,
     FS_BASE,
     GS_BASE,
     REGIONS,
@@ -21,7 +22,7 @@ from tests.against.layout import (
     pieces,
 )
 from tests.against.state import FIXED_FLAGS, Case
-from tests.kvm.guest import CS0, GDT, IDT, KERNEL_STACK, TR, TSS, Guest, handle
+from tests.kvm.guest import GDT, IDT, KERNEL_STACK, TR, TSS, Guest, handle
 from tests.processor.bare import Tables
 from trapline.arch import descriptor
 from trapline.arch.descriptor import AR_UNUSABLE, build_segment, build_system_segment, with_dpl
@@ -48,6 +49,7 @@ from trapline.kvm import Dtable, Kvm, Regs, Segment, Sregs, abi, exits
 PREFIX = b"\x0f\x0bkvm"
 STORE = 0x200000  # where the regions lie, in the order of `background()`
 TABLES = 0x100000
+DEVICE = 0x40000000  # above all memory
 _STACK_PAGE = KERNEL_STACK - 0x1000
 _HLT = b"\xf4"
 _GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
@@ -67,9 +69,14 @@ class Seen:
 
 
 class Bench:
-    """A guest at CPL 3 with the regions of the cases mapped as they are on the host."""
+    """A guest at CPL 3 with the regions of the cases mapped as they are on the host.
 
-    def __init__(self, kvm: Kvm) -> None:
+    With `has_device` all of them but the code is device memory, which the VMM answers for.
+    """
+
+    def __init__(self, kvm: Kvm, *, has_device: bool = False) -> None:
+        self._has_device = has_device
+        self.accesses = 0
         self.guest = Guest(kvm)
         self.vcpu = self.guest.vcpu
         self._background = background()
@@ -106,8 +113,9 @@ class Bench:
         physical = STORE
         for region in REGIONS:
             rights = PTE_P | PTE_U | PTE_W * region.writable | PTE_NX * (not region.executable)
+            beyond = DEVICE if self._has_device and region is not CODE else 0
             for page in range(region.linear, region.end, 0x1000):
-                tables.map(page, physical, rights)
+                tables.map(page, physical + beyond, rights)
                 physical += 0x1000
         for page in (GDT, IDT, TSS, *range(0x8000, 0xB000, 0x1000), _STACK_PAGE):
             tables.map(page, page, PTE_P | PTE_W)
@@ -136,7 +144,7 @@ class Bench:
 
     def run(self, case: Case, is_forced: bool) -> Seen:
         """One single step, from the same state either way."""
-        guest, vcpu, memory = self.guest, self.vcpu, self.guest.memory
+        vcpu, memory = self.vcpu, self.guest.memory
         patches = [*case.memory, (case.entry - len(PREFIX), PREFIX), (case.entry, case.code)]
         placed = [piece for linear, content in patches for piece in pieces(linear, content)]
         for offset, content in placed:
@@ -151,6 +159,9 @@ class Bench:
         vcpu.set_regs(regs)
         vcpu.set_guest_debug(abi.GUESTDBG_ENABLE | abi.GUESTDBG_SINGLESTEP)
         end = vcpu.run()
+        while isinstance(end, exits.Mmio):
+            self._serve(end)
+            end = vcpu.run()
         sregs = vcpu.get_sregs()
         selectors = tuple(getattr(sregs, name).selector for name in ("cs", "ds", "es", "fs", "gs"))
         seen = Seen(
@@ -162,8 +173,16 @@ class Bench:
             memory.read(_STACK_PAGE, 0x1000),
         )
         memory.write(STORE, self._background)
-        assert guest.memory is memory and CS0
         return seen
+
+    def _serve(self, exit: exits.Mmio) -> None:
+        """The device is where the memory would be."""
+        self.accesses += 1
+        at = exit.guest_physical - DEVICE
+        if exit.is_write:
+            self.guest.memory.write(at, bytes(exit.data))
+        else:
+            exit.data[:] = self.guest.memory.read(at, exit.size)
 
 
 _USER_RIGHTS = (descriptor.AR_CODE32, descriptor.AR_DATA32, descriptor.AR_CODE64)

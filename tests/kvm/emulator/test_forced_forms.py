@@ -1,4 +1,5 @@
-"""Every instruction form behind the forced-emulation prefix does what it does without it."""
+"""Every instruction form does behind the forced-emulation prefix what it does without it, and on
+device memory what it does on memory."""
 
 from __future__ import annotations
 
@@ -29,3 +30,19 @@ def test_emulated_forms_are_like_executed_ones(machine: int, bits: int, group: i
         if bench.run(one, is_forced=True) != bench.run(one, is_forced=False):
             different.append((form.name, one.code.hex()))
     assert not different and len(forms) > 100
+
+
+@pytest.mark.parametrize("bits", [64, 32])
+@pytest.mark.parametrize("machine", range(len(MACHINES)), ids=["-".join(m) for m in MACHINES])
+def test_device_memory_is_like_memory_to_every_form(machine: int, bits: int) -> None:
+    """Half of the forms with a memory operand, spread over the machines."""
+    vendor, engine = MACHINES[machine]
+    kvm = open_kvm(cpu=MODELS[vendor], engine=engine)
+    plain, device = Bench(kvm), Bench(kvm, has_device=True)
+    forms = [form for form in all_forms(bits) if form.memory][machine :: 2 * len(MACHINES)]
+    different = []
+    for form in forms:
+        one = case(form, machine + 1)
+        if plain.run(one, is_forced=False) != device.run(one, is_forced=False):
+            different.append((form.name, one.code.hex()))
+    assert not different and len(forms) > 80 and device.accesses > len(forms)
