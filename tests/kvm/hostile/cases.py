@@ -6,6 +6,7 @@ A case is made of its number alone, so that it can be made again; it says nothin
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -131,40 +132,14 @@ def _code(source: Random, mode: str) -> bytes:
 def _gadget(source: Random, mode: str) -> bytes:
     chance = source.random()
     if chance < 0.22:
-        register, load = source.randrange(8), _load(source, mode)
-        target = source.choice((0, 0, 3, 3, 4, 4, 8, 2, 1)) if chance < 0.12 else None
-        if target is None:
-            number, opcode = source.randrange(8), source.choice((0x21, 0x23, 0x23, 0x23))
-        else:
-            number, opcode = target, source.choice((0x20, 0x22, 0x22, 0x22))
-        prefix = b"\x44" if number == 8 and mode == "long" else b""
-        return load(register) + prefix + bytes([0x0F, opcode, 0xC0 | (number & 7) << 3 | register])
+        return _special_register(source, mode, chance < 0.12)
     if chance < 0.36:
         load = _load(source, mode)
         index = source.choice(_MSRS) if source.random() < 0.9 else source.getrandbits(32)
-        return (
-            load(0)
-            + load(2)
-            + _immediate(mode, 1, index)
-            + source.choice((b"\x0f\x30",) * 3 + (b"\x0f\x32",))
-        )
-    if chance < 0.46:  # a far branch
-        selector = source.choice(
-            (8, 0x10, 0x18, 0x20, 0x28, 0x30, 0x38, 0x40, source.getrandbits(16))
-        )
-        if mode == "long":
-            return (
-                b"\x6a"
-                + bytes([selector & HIGHEST])
-                + b"\x68"
-                + struct.pack("<I", CODE)
-                + b"\x48\xcb"
-            )
-        wide = mode not in ("real", "16")
-        offset = CODE & (0xFFFFFFFF if wide else 0xFFFF)
-        return source.choice((b"\x9a", b"\xea")) + struct.pack(
-            "<IH" if wide else "<HH", offset, selector & 0xFFFF
-        )
+        access = source.choice((b"\x0f\x30", b"\x0f\x30", b"\x0f\x30", b"\x0f\x32"))
+        return load(0) + load(2) + _immediate(mode, 1, index) + access
+    if chance < 0.46:
+        return _far_branch(source, mode)
     if chance < 0.52:
         return bytes([0xCD, source.getrandbits(8)])
     if chance < 0.57:
@@ -176,7 +151,31 @@ def _gadget(source: Random, mode: str) -> bytes:
     return source.randbytes(source.randrange(1, 12))
 
 
-def _load(source: Random, mode: str):  # type: ignore[no-untyped-def]
+def _special_register(source: Random, mode: str, is_control: bool) -> bytes:
+    """MOV from and, mostly, to a control or debug register."""
+    register, load = source.randrange(8), _load(source, mode)
+    if is_control:
+        number = source.choice((0, 0, 3, 3, 4, 4, 8, 2, 1))
+        opcode = source.choice((0x20, 0x22, 0x22, 0x22))
+    else:
+        number, opcode = source.randrange(8), source.choice((0x21, 0x23, 0x23, 0x23))
+    prefix = b"\x44" if number == 8 and mode == "long" else b""
+    return load(register) + prefix + bytes([0x0F, opcode, 0xC0 | (number & 7) << 3 | register])
+
+
+def _far_branch(source: Random, mode: str) -> bytes:
+    sound = (8, 0x10, 0x18, 0x20, 0x28, 0x30, 0x38, 0x40)
+    selector = source.choice((*sound, source.getrandbits(16)))
+    if mode == "long":  # push, push, retfq
+        pushed = b"\x6a" + bytes([selector & HIGHEST]) + b"\x68" + struct.pack("<I", CODE)
+        return pushed + b"\x48\xcb"
+    opcode = source.choice((b"\x9a", b"\xea"))
+    if mode in ("real", "16"):
+        return opcode + struct.pack("<HH", CODE & 0xFFFF, selector)
+    return opcode + struct.pack("<IH", CODE, selector)
+
+
+def _load(source: Random, mode: str) -> Callable[[int], bytes]:
     def load(register: int) -> bytes:
         return _immediate(mode, register, _control_word(source))
 

@@ -1,69 +1,24 @@
-"""The hypervisor over a vendor made of a script: `vm` and `vcpu` know neither VMX nor SVM."""
+"""The vCPU over a vendor made of a script: its loop, its events, its registers."""
 
 from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.house.imports import imports, within
-from tests.house.tree import sources
-from tests.kvm.scripted.backend import IF, STI, ScriptedBackend, ScriptedPlatform
+from tests.kvm.scripted.backend import IF, STI, ScriptedBackend
+from tests.kvm.scripted.bench import Bench
 from trapline.arch import cpuid
 from trapline.arch.exception import Vector
 from trapline.kvm import DebugRegs, VcpuEvents, abi, exits
 from trapline.kvm.backend import Answer
-from trapline.kvm.system import SoftwareKvm
 from trapline.kvm.vcpu import SoftwareVcpu
 
 GD, BS, BUS_LOCK = 1 << 13, 1 << 14, 1 << 11
 DEBUGCTL, LSTAR, TSC = 0x1D9, 0xC0000082, 0x10
 TF, RF = 1 << 8, 1 << 16
-
-
-class Bench:
-    """A VM with one vCPU, and the script below it."""
-
-    def __init__(self) -> None:
-        self.platforms: list[ScriptedPlatform] = []
-        self.kvm = SoftwareKvm(self._platform)
-        self.vm = self.kvm.create_vm()
-        self.vcpu = self.vm.create_vcpu(0)
-        self.backend.asked.clear()
-
-    def _platform(self) -> ScriptedPlatform:
-        self.platforms.append(ScriptedPlatform())
-        return self.platforms[-1]
-
-    @property
-    def platform(self) -> ScriptedPlatform:
-        return self.platforms[-1]
-
-    @property
-    def backend(self) -> ScriptedBackend:
-        return self.platform.made[0]
-
-    def run(self, *script: Any) -> exits.Exit:
-        """Each of the script is a function of (vcpu, backend), or what the entry answers."""
-        self.backend.script = [one if callable(one) else lambda *_, a=one: a for one in script]
-        exit = self.vcpu.run()
-        assert not self.backend.script, "the guest was not entered as often as it was to be"
-        return exit
-
-    def asked(self) -> list[tuple[Any, ...]]:
-        asked, self.backend.asked[:] = list(self.backend.asked), []
-        return asked
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    made = Bench()
-    yield made
-    made.vm.close()
-    assert made.backend.is_closed
 
 
 # -- the loop --------------------------------------------------------------------------------------
@@ -349,88 +304,3 @@ def test_pae_paging_asks_for_the_pdptes(bench: Bench) -> None:
     backend.pdptes_are_fine = True
     assert control.write_cr0(0x80000001)
     assert bench.asked().count(("load PDPTEs",)) == 2
-
-
-# -- the VM ----------------------------------------------------------------------------------------
-
-
-def test_a_new_memory_map_is_taken_before_the_next_entry(bench: Bench) -> None:
-    bench.vm.set_user_memory_region(0, 0, 0, 0x1000, 0x10000)
-    bench.run(exits.Hlt())
-    assert bench.asked() == [("enter",)]  # more memory: nothing that is known becomes wrong
-    assert bench.backend.slots.host(0x10) == 0x10010
-    bench.vm.set_user_memory_region(0, 0, 0, 0, 0)
-    assert bench.platform.forgotten == [(0x10000, 0x1000)]
-    assert bench.backend.slots.find(0) is None
-    bench.run(None, exits.Hlt())
-    assert bench.asked() == [("reload memory",), ("enter",), ("enter",)]
-
-
-def test_a_guest_that_runs_is_called_out_of_an_old_map(bench: Bench) -> None:
-    bench.vm.set_user_memory_region(0, 0, 0, 0x1000, 0x10000)
-    kicked = threading.Event()
-    bench.backend.kick = kicked.set  # type: ignore[method-assign]
-
-    def waits(vcpu: SoftwareVcpu, backend: ScriptedBackend) -> Answer:
-        vcpu.in_guest = True
-        other = threading.Thread(target=bench.vm.set_user_memory_region, args=(0, 0, 0, 0, 0))
-        other.start()
-        assert kicked.wait(60)
-        assert bench.platform.forgotten == []  # not while somebody may still use it
-        vcpu.in_guest = False
-        other.join()
-        return exits.Hlt()
-
-    assert bench.run(waits) == exits.Hlt()
-    assert bench.platform.forgotten == [(0x10000, 0x1000)]
-
-
-def test_bus_lock_exits_are_the_platforms_to_offer() -> None:
-    for offered in (True, False):
-        platform = ScriptedPlatform(offered)
-        kvm = SoftwareKvm(lambda platform=platform: platform)  # type: ignore[misc]
-        assert bool(kvm.check_extension(abi.Capability.X86_BUS_LOCK_EXIT)) is offered
-        vm = kvm.create_vm()
-        vm.enable_cap(abi.Capability.X86_BUS_LOCK_EXIT, abi.BUS_LOCK_DETECTION_EXIT)
-        assert platform.bus_lock_exits is offered
-
-
-def test_a_child_keeps_the_one_processor_that_came_along(bench: Bench) -> None:
-    other = bench.vm.create_vcpu(1)
-    assert bench.vm.keep(bench.vcpu)
-    assert ("keep alone",) in bench.asked()
-    bench.vcpu.report_counts()
-    assert bench.asked() == [("report counts",)]
-    other.close()
-
-
-# -- the wall --------------------------------------------------------------------------------------
-
-VENDORS = (
-    *("kvm.vmx", "kvm.svm", "kvm.core_backend", "kvm.silicon", "kvm.tdp", "kvm.emulator"),
-    *("arch.vmx", "arch.vmcs", "arch.svm", "arch.vmcb", "processor"),
-)
-
-
-def needed(start: str) -> set[str]:
-    """The modules of ours that one imports, and those that they import; for types alone, too."""
-    files = {source.module: source for source in sources("src/trapline")}
-    found: set[str] = set()
-    waiting = [start]
-    while waiting:
-        module = waiting.pop()
-        if module in found or module not in files:
-            continue
-        found.add(module)
-        for name in imports(files[module]):
-            ours = name.removeprefix("trapline.")
-            if ours != name:
-                waiting.append(ours if ours in files else ours.rpartition(".")[0])
-    return found
-
-
-@pytest.mark.parametrize("module", ["kvm.vm", "kvm.vcpu", "kvm.system", "kvm.events"])
-def test_no_vendor_is_needed(module: str) -> None:
-    known = needed(module)
-    assert "kvm.backend" in known
-    assert [one for one in known if any(within(one, vendor) for vendor in VENDORS)] == []
