@@ -101,7 +101,7 @@ class GuestMemory:
 
     def will_change(self, before: int, prot: int) -> None:
         """An area is about to have these rights: may calls of the host put code into it?"""
-        if prot & PROT_WRITE and (before | prot) & PROT_EXEC:
+        if before & ~prot & PROT_EXEC or prot & PROT_WRITE and prot & PROT_EXEC:
             self.has_writable_code = True
 
     def was_written(self, linear: int, size: int) -> None:
