@@ -14,7 +14,7 @@ GIT = """
     git init -q -b main r && cd r && git config user.name a && git config user.email a@b
     export GIT_AUTHOR_DATE=2020-01-01T00:00:00Z GIT_COMMITTER_DATE=2020-01-01T00:00:00Z
     cp ../words . && git add words && git commit -qm one
-    sed -i s/7/8/ words && git diff --stat && git commit -qam two
+    sed -i 5s/^/E/ words && git diff --stat && git commit -qam two
     git log --oneline --graph; git fsck --no-progress 2>&1 || echo $?
     rm -rf .git
 """
