@@ -22,6 +22,7 @@ from trapline.arch.registers import (
 from trapline.processor.fault import Fault
 from trapline.processor.memory.host import read_tsc
 from trapline.processor.memory.types import MTRR_NUMBERS, Mtrrs
+from trapline.processor.vmx.capability import capability_msrs
 
 if TYPE_CHECKING:
     from trapline.processor.core import Core
@@ -169,6 +170,8 @@ class Msrs:
                 lambda: self._words.get(msr.IA32_FEATURE_CONTROL, 0),
                 self._write_feature_control,
             )
+            for number, word in capability_msrs(self._core.model).items():
+                self.attach_word(number, word, writable=0)
 
     def _attach_amd(self) -> None:
         self.attach_word(msr.AMD_PATCH_LEVEL, 0, writable=0)

@@ -12,7 +12,7 @@ from tests.processor.vmx.machine import ENTRY, EXIT, PIN, PRIMARY, Machine
 from tests.processor.vmx.modes import EPT_POINTER, Fields, fields, secondary, with_ept
 from trapline.arch import registers, vmx
 from trapline.arch.vmx import InstructionError
-from trapline.processor import VmFail, model
+from trapline.processor import Core, Fault, Ram, VmFail, model
 from trapline.processor.vmx import capability
 
 TOP = 1 << 52  # the first address beyond physical memory
@@ -332,6 +332,18 @@ def test_a_control_bit_is_taken_exactly_where_its_capability_msr_allows_it(
         accept(changes)
     else:
         refuse(changes, InstructionError.ENTRY_INVALID_CONTROL)
+
+
+def test_the_capability_msrs_can_be_read_and_not_written() -> None:
+    for cpu in ("legacy", "icelake", "sapphire-rapids", "max"):
+        core = Core(cpu, Ram(1 << 20), engine="interp")
+        for number, word in capability.capability_msrs(core.model).items():
+            assert core.msrs.read(number) == word
+            with pytest.raises(Fault):
+                core.msrs.write(number, word)
+    amd = Core("zen5", Ram(1 << 20), engine="interp")
+    with pytest.raises(Fault):
+        amd.msrs.read(0x480)
 
 
 def test_the_capability_msrs_agree_with_each_other() -> None:
