@@ -99,3 +99,10 @@ def test_a_boot_sector_runs_as_it_does_from_a_disk(folder: Path) -> None:
     disk.write_bytes(sector.ljust(1440 << 10, b"\0"))
     judged = run_in_qemu(disk, is_disk=True)
     assert (judged.output.decode().splitlines(), judged.status) == (words, 0x43)
+
+
+@pytest.mark.parametrize("cpu", DETECTING)
+def test_every_way_to_flush_drops_translations(folder: Path, cpu: str) -> None:
+    """SDM 3A, "Operations that Invalidate TLBs": MOV to CR3, a change of CR4.PGE, INVLPG."""
+    image, _ = guests.build_long(folder, "stale.c")
+    assert lines(image, "--cpu", cpu) == (["stale 00000000"], 1)

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
 _MASK_64: Final = (1 << 64) - 1
 _PDPTE_RESERVED: Final = 0x1E6
+# As MOV to CR4 does (SDM 3A, "Operations that Invalidate TLBs and Paging-Structure Caches").
+_FLUSHING_CR4: Final = (
+    registers.CR4_PGE
+    | registers.CR4_PCIDE
+    | registers.CR4_PSE
+    | registers.CR4_PAE
+    | registers.CR4_SMEP
+    | registers.CR4_LA57
+)
 
 
 class CoreBackend:
@@ -60,6 +69,12 @@ class CoreBackend:
 
     def keep_alone(self) -> None:
         self.core.keep_alone()
+
+    def flush_guest(self, changed_cr4: int = _FLUSHING_CR4) -> None:
+        """INVVPID, or TLB_CONTROL: the guest's CR3 was loaded, or these bits of its CR4 changed,
+        in its place (kvm_post_set_cr4)."""
+        if changed_cr4 & _FLUSHING_CR4:
+            self.core.memory.flush()
 
     def map(self, guest_physical: int) -> bool:
         """Make an address of the memory map reachable; False outside of it."""

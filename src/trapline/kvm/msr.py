@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from trapline.arch import cpuid, msr
 from trapline.arch.cpuid import CpuidEntry
 from trapline.arch.paging import is_valid_pat
-from trapline.kvm import quirks
+from trapline.kvm import pretended, quirks
 from trapline.kvm.irqchip import register_file
 from trapline.kvm.quirks import Quirk
 
@@ -41,6 +41,7 @@ _TEST_CTRL_UNENUMERATED = (0x606A0, 0x606C0, 0x706D0)
 _READ_ONLY = {msr.IA32_MTRRCAP: 8 | msr.MTRRCAP_FIXED | msr.MTRRCAP_WC}
 # Last branches, and those before the last exception: none is recorded (kvm_get_msr_common).
 _READ_ONLY |= dict.fromkeys(range(msr.LAST_BRANCH_FROM_IP, msr.LAST_BRANCH_FROM_IP + 4), 0)
+_READ_ONLY |= pretended.CONSTANT
 _APIC = frozenset((msr.IA32_TSC_DEADLINE, *range(msr.X2APIC_FIRST, msr.X2APIC_LAST + 1)))
 _BTF_AND_LBR = msr.DEBUGCTL_BTF | msr.DEBUGCTL_LBR
 
@@ -81,6 +82,7 @@ class Msrs:
         self._vcpu = vcpu
         self._words = dict.fromkeys(_MTRRS, 0)
         self._words |= {msr.IA32_BIOS_SIGN_ID: 0, msr.IA32_MISC_ENABLE: 1, msr.IA32_MCG_STATUS: 0}
+        self._words[pretended.HWCR] = 0
 
     def get(self, index: int, by_host: bool = False) -> int | None:
         vcpu = self._vcpu
@@ -128,9 +130,14 @@ class Msrs:
             return self._may_touch(index, by_host) and vcpu.backend.write_msr(index, word)
         if index in _APIC and vcpu.apic is not None:
             return _set_apic(vcpu.apic, index, word)
+        if index in pretended.IGNORED:
+            return True
         if index not in self._words:
             return False
-        self._words[index] = word
+        kept = pretended.hwcr(word) if index == pretended.HWCR else word
+        if kept is None:
+            return False
+        self._words[index] = kept
         return True
 
     def _may_touch(self, index: int, by_host: bool) -> bool:

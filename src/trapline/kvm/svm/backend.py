@@ -224,9 +224,11 @@ class SvmBackend(CoreBackend):
         return self.vmcb.read("cr4")
 
     def set_cr4(self, cr4: int) -> None:
+        self.flush_guest(cr4 ^ self.vmcb.read("cr4"))
         self.vmcb.write("cr4", cr4)
 
     def set_cr3(self, cr3: int) -> None:
+        self.flush_guest()
         self.vmcb.write("cr3", cr3)
 
     def set_efer(self, efer: int) -> None:

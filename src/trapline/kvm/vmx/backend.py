@@ -202,10 +202,12 @@ class VmxBackend(CoreBackend):
         return self.vmcs.read(Field.CR4_READ_SHADOW) & ~owned | hardware & owned
 
     def set_cr4(self, cr4: int) -> None:
+        self.flush_guest(cr4 ^ self.get_cr4())
         self.vmcs.write(Field.CR4_READ_SHADOW, cr4)
         self.vmcs.write(Field.GUEST_CR4, cr4 | registers.CR4_VMXE)
 
     def set_cr3(self, cr3: int) -> None:
+        self.flush_guest()
         self.vmcs.write(Field.GUEST_CR3, cr3)
 
     def set_efer(self, efer: int) -> None:

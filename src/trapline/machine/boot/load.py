@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from trapline.machine import layout
 from trapline.machine.boot import elf, flat, multiboot
+from trapline.machine.boot.bios_data import write_bios_data
 from trapline.machine.boot.image import BadImage, Mode, Module, Start
 from trapline.machine.memory import Memory
 
@@ -21,6 +22,8 @@ def load(
     modules: Sequence[Module] = (),
 ) -> Start:
     """An image into memory.  `address` has it taken as flat; the words are for multiboot."""
+    write_bios_data(memory)
+    flat.write_vectors(memory)
     header = None if address is not None else multiboot.find_header(data)
     if header is not None:
         return multiboot.load(memory, data, header, command_line, modules)
