@@ -1,14 +1,12 @@
-"""The system calls of x86-64: number, name, and what the arguments are.
-
-Arguments: i a number, f a descriptor, s a path, n a path whose last link is not followed, p what
-the call reads, b as many bytes as the next argument says, o a structure, a an array, all of which
-it writes, u a structure that it reads and writes.  "*" stands for a handler of our own (structures
-that hold pointers, or the VMM's business); after it may stand what the call writes all the same.
-"!" is a call a program under Trapline does not have: after it, the errno it gets.
-"""
+"""The system calls of x86-64: number, name, and what the arguments are."""
 
 from __future__ import annotations
 
+# Arguments: i a number, f a descriptor, s a path, n a path whose last link is not followed, p what
+# the call reads, b as many bytes as the next argument says, o a structure, a an array, all of which
+# it writes, u a structure that it reads and writes.  "*" is a handler of our own: structures
+# that hold pointers, or the VMM's business; after it may stand what the call writes all the same.
+# "!" is a call a program under Trapline does not have: after it, the errno it gets.
 _TABLE = """
 0 read fbi; 1 write fpi; 2 open *; 3 close *; 4 stat so; 5 fstat fo; 6 lstat no; 7 poll aii
 8 lseek fii; 9 mmap *; 10 mprotect *; 11 munmap *; 12 brk *; 13 rt_sigaction *
