@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from trapline.processor.jit.cache import Entry, PackFolder
+from trapline.processor.jit.compiler import Compiler
 
 
 @pytest.fixture
@@ -52,6 +53,32 @@ def test_merging_leaves_one_pack_with_everything(folder: PackFolder) -> None:
     ((entries, objects),) = list(again.read())
     assert sorted(e.symbol for e in entries) == ["a", "b", "c"]
     assert sorted(objects) == [b"a", b"b", b"c"]
+
+
+def test_packs_that_two_processes_merged_at_once_do_not_add_up(
+    folder: PackFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each holds what both had read, and something of its own."""
+    shared = [(_entry(f"s{i}"), f"shared {i}".encode()) for i in range(30)]
+    for name in ("a", "b"):
+        both = [*shared, (_entry(name), name.encode())]
+        folder.write([one for one, _ in both], [code for _, code in both])
+    for i in range(30):
+        folder.write([_entry(f"n{i}")], [f"new {i}".encode()])
+    made = Compiler.__new__(Compiler)
+    made.handlers, made._folder = {}, folder
+    added: list[bytes] = []
+    monkeypatch.setattr(Compiler, "_add", lambda self, *objects: added.extend(objects))
+    monkeypatch.setattr(
+        Compiler,
+        "_bind",
+        lambda self, entries: self.handlers.update((one.symbol, None) for one in entries),
+    )
+    made._load_handlers(list(folder.read()), b"runtime")
+    assert len(added) == len(set(added)) == 62
+    ((entries, objects),) = list(PackFolder("k" * 64).read())
+    assert len(objects) == len(set(objects)) == 63  # the runtime's is kept with them
+    assert len(entries) == len({one.symbol for one in entries}) == 63
 
 
 def test_a_folder_that_cannot_be_written_costs_only_time(

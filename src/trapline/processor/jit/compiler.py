@@ -104,7 +104,8 @@ class Compiler:
     def _load_handlers(self, packs: list[tuple[list[Entry], list[bytes]]], runtime: bytes) -> None:
         """Load what is not there yet; many small packs become one for the next time."""
         kept = [Entry(_RUNTIME_MARK, 0, [])]
-        code = [runtime]
+        # Two processes that merge at once leave the same objects in both their packs.
+        code = {runtime: None}
         for entries, objects in packs:
             fresh = [
                 entry
@@ -113,12 +114,13 @@ class Compiler:
             ]
             if fresh:
                 rest = objects[1:] if entries[0].symbol == _RUNTIME_MARK else objects
+                rest = [one for one in rest if one not in code]
                 self._add(*rest)
                 self._bind(fresh)
                 kept += fresh
-                code += rest
+                code |= dict.fromkeys(rest)
         if len(packs) > _MANY_PACKS:
-            self._folder.merge(kept, code)
+            self._folder.merge(kept, list(code))
 
     def save(self) -> None:
         """Keep what this process compiled, as one pack."""
