@@ -1,4 +1,5 @@
-"""The hypervisors of this folder's tests: both vendors, and where it matters both engines."""
+"""The hypervisors of this folder's tests: both vendors, where it matters both engines, and the
+host's KVM where its answer is the manual's too."""
 
 from __future__ import annotations
 
@@ -7,14 +8,33 @@ import pytest
 from trapline.kvm import Kvm, open_kvm
 
 INTEL, AMD = "sapphire-rapids", "zen5"
+EACH = [(cpu, engine) for cpu in (INTEL, AMD) for engine in ("jit", "interp")]
+
+
+def _host() -> Kvm:
+    try:
+        return open_kvm("host")
+    except OSError as error:
+        pytest.skip(f"/dev/kvm does not open: {error}")
 
 
 @pytest.fixture(params=[INTEL, AMD])
-def kvm(request: pytest.FixtureRequest) -> Kvm:
+def software(request: pytest.FixtureRequest) -> Kvm:
     return open_kvm(cpu=request.param)
 
 
-@pytest.fixture(params=[(cpu, engine) for cpu in (INTEL, AMD) for engine in ("jit", "interp")])
-def any_kvm(request: pytest.FixtureRequest) -> Kvm:
+@pytest.fixture(params=[INTEL, AMD, "host"])
+def kvm(request: pytest.FixtureRequest) -> Kvm:
+    return _host() if request.param == "host" else open_kvm(cpu=request.param)
+
+
+@pytest.fixture(params=EACH, ids="-".join)
+def any_software(request: pytest.FixtureRequest) -> Kvm:
     cpu, engine = request.param
     return open_kvm(cpu=cpu, engine=engine)
+
+
+@pytest.fixture(params=[*EACH, ("host", "")], ids="-".join)
+def any_kvm(request: pytest.FixtureRequest) -> Kvm:
+    cpu, engine = request.param
+    return _host() if cpu == "host" else open_kvm(cpu=cpu, engine=engine)

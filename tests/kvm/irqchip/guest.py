@@ -208,7 +208,7 @@ class Machine(base.Guest):
         with self.running(*others):
             return self.run_first()
 
-    def run_first(self, timeout: float = 60) -> exits.Exit:
+    def run_first(self, timeout: float = 300) -> exits.Exit:
         """The first vCPU on this thread; kicked if it takes too long."""
         watchdog = threading.Timer(timeout, self.vcpus[0].kick)
         watchdog.start()

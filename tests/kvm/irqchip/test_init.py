@@ -46,7 +46,7 @@ def test_init_resets_the_registers(any_kvm: Kvm) -> None:
     assert (list(debugregs.db), debugregs.dr7) == ([0, 0, 0, 0], debug.DR7_FIXED_1)
 
 
-def test_init_keeps_what_the_manual_says(any_kvm: Kvm) -> None:
+def test_init_keeps_what_the_manual_says(any_software: Kvm) -> None:
     """SDM 3A, "Processor State After Reset": caches' bits in CR0, x87 and SSE registers, the
     time-stamp counter, MTRRs, PAT, DEBUGCTL and its BLD, and the mode of the APIC."""
     # mov rax, cr0; bts rax, 30; mov cr0, rax; mov eax, 1234; movd xmm3, eax; fldpi
@@ -54,7 +54,7 @@ def test_init_keeps_what_the_manual_says(any_kvm: Kvm) -> None:
     code += b"\x66\x0f\x6e\xd8\xd9\xeb" + guest.start()
     code += guest.wrmsr(msr.IA32_PAT, PAT) + guest.wrmsr(msr.IA32_MTRR_DEF_TYPE, 0xC06)
     code += guest.wrmsr(msr.IA32_DEBUGCTL, msr.DEBUGCTL_BLD) + guest.wrmsr(msr.IA32_TSC, 1 << 50)
-    vcpu = after_init(any_kvm, code).vcpus[1]
+    vcpu = after_init(any_software, code).vcpus[1]
     sregs, fpu = vcpu.get_sregs(), vcpu.get_fpu()
     assert sregs.cr0 == registers.CR0_ET | registers.CR0_CD
     assert (fpu.xmm[3], fpu.fsw >> 11 & 7) == (1234, 7)
@@ -101,7 +101,7 @@ def test_init_drops_what_was_pending(any_kvm: Kvm) -> None:
 
 @pytest.mark.parametrize("is_on", [True, False], ids=["BLD", "BLD off"])
 def test_a_started_processor_takes_a_bus_lock_exception_in_user_mode(
-    any_kvm: Kvm, is_on: bool
+    any_software: Kvm, is_on: bool
 ) -> None:
     """From wait-for-SIPI through real mode to CPL 3: a split `lock inc`, and #DB after it with
     DR6.BLD clear."""
@@ -114,7 +114,7 @@ def test_a_started_processor_takes_a_bus_lock_exception_in_user_mode(
     for word in (base.DS3, base.USER_STACK, 2, base.CS3, user):
         enter += at("68", word)
     code = guest.start() + INIT + command(Delivery.STARTUP, 9, Shorthand.OTHERS)
-    machine = Machine(any_kvm, code + guest.wait_for(COUNT, 1) + END, waiting=1)
+    machine = Machine(any_software, code + guest.wait_for(COUNT, 1) + END, waiting=1)
     machine.memory.write_quads(base.GDT + 0x40, *tss)
     machine.write_trampoline(enter + guest.IRETQ)
     machine.memory.write(user, after + b"\x0f\x0b")  # ud2, where there is no #DB

@@ -66,12 +66,12 @@ def test_logical_destinations_are_bits_of_a_cluster(kvm: Kvm) -> None:
     assert machine.word(0x10) == 4
 
 
-def test_lowest_priority_reaches_one_at_a_time_and_each_in_turn(kvm: Kvm) -> None:
+def test_lowest_priority_reaches_one_at_a_time_and_each_in_turn(software: Kvm) -> None:
     code = guest.start() + guest.wait_for(READY, 2)
     for sent in range(1, 5):
         code += command(Delivery.LOWEST_PRIORITY | 8, VECTOR, destination=0b110)
         code += guest.wait_for(COUNT, sent)
-    machine = Machine(kvm, code + END, receiver(), receiver())
+    machine = Machine(software, code + END, receiver(), receiver())
     own = guest.at("ff 84 24", 0x80)  # inc dword [rsp + 80h]: each has its stack
     machine.handle(VECTOR, own + guest.increment(COUNT))
     assert guest.is_end(machine.run(1, 2))
@@ -126,7 +126,8 @@ def test_init_and_sipi_start_the_other_processors(any_kvm: Kvm, others: int) -> 
     assert all(machine.vcpus[n].get_mp_state() == abi.MpState.UNINITIALIZED for n in aps)
     assert guest.is_end(machine.run(*aps))
     assert (machine.word(0), machine.word(0x10)) == (others, others)
-    assert all(machine.vcpus[n].get_mp_state() == abi.MpState.HALTED for n in aps)
+    states = {machine.vcpus[n].get_mp_state() for n in aps}
+    assert states <= {abi.MpState.HALTED, abi.MpState.RUNNABLE}  # as far as each has come
 
 
 def test_sipi_without_init_is_ignored(kvm: Kvm) -> None:
@@ -149,7 +150,7 @@ def test_two_processors_count_with_a_lock(any_kvm: Kvm) -> None:
     assert machine.word(0x10) == 2 * turns
 
 
-def test_illegal_vectors_are_recorded(kvm: Kvm) -> None:
+def test_illegal_vectors_are_recorded(software: Kvm) -> None:
     """SDM 3A, "Error Handling": ESR bit 5, and the interrupt of the LVT error register."""
     code = guest.start() + guest.wrmsr(guest.x2apic(apic.LVT_ERROR), VECTOR) + STI
     code += command(Delivery.FIXED, 15, Shorthand.SELF) + guest.wait_for(COUNT, 1)
@@ -157,7 +158,7 @@ def test_illegal_vectors_are_recorded(kvm: Kvm) -> None:
     code += guest.store_msr(guest.x2apic(apic.ESR), RESULTS + 0x20)
     code += guest.wrmsr(guest.x2apic(apic.ESR), 0)
     code += guest.store_msr(guest.x2apic(apic.ESR), RESULTS + 0x28)
-    machine = counting(Machine(kvm, code + END))
+    machine = counting(Machine(software, code + END))
     assert guest.is_end(machine.run())
     assert machine.quad(0x20) == apic.ESR_SEND_ILLEGAL_VECTOR
     assert machine.quad(0x28) == 0

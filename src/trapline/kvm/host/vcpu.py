@@ -97,13 +97,22 @@ class HostVcpu:
         if not self._sync:
             self._flush()
         try:
-            fcntl.ioctl(self._fd, abi.RUN, 0)
+            self._enter()
         except InterruptedError:
             self._forget_kicks()
             self._refresh_unless_synced()
             return exits.Interrupted()
         self._refresh_unless_synced()
         return area.exit()
+
+    def _enter(self) -> None:
+        """KVM_RUN; of a vCPU that has waited for INIT and SIPI it is to be asked again."""
+        while True:
+            try:
+                fcntl.ioctl(self._fd, abi.RUN, 0)
+                return
+            except BlockingIOError:
+                continue
 
     def kick(self) -> None:
         self._area.bytes[_IMMEDIATE_EXIT] = 1
