@@ -8,7 +8,7 @@ import pytest
 
 from tests.kvm.emulator.devices import DEVICE, DEVICE_PHYSICAL, Vmm
 from tests.kvm.emulator.test_mmio import HLT, device_guest
-from tests.kvm.guest import Guest, Memory
+from tests.kvm.guest import DATA, Guest, Memory
 from trapline.arch.descriptor import AR_CODE32, AR_DATA32
 from trapline.kvm import Kvm, Segment, exits
 from trapline.kvm.vcpu import SoftwareVcpu
@@ -75,6 +75,32 @@ def test_what_a_device_does_to_the_vcpu_is_not_undone(software: Kvm) -> None:
     guest.vcpu.mmio_bus.register(DEVICE_PHYSICAL, 0x1000, TaskPriority())
     assert isinstance(guest.vcpu.run(), exits.Hlt)
     assert guest.vcpu.regs.rax == guest.vcpu.get_sregs().cr8 == 5
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("8b 07", ["read"]),
+        ("89 07", ["write"]),
+        ("f0 ff 07", ["read", "write"]),
+        ("48 8d 77 f8 a5", ["write"]),
+        ("87 07", ["read", "write"]),
+    ],
+)
+def test_an_access_may_begin_in_memory_and_end_in_a_device(
+    software: Kvm, code: str, told: list[str]
+) -> None:
+    """The last two bytes of memory, and the first two of the device behind it."""
+    guest = device_guest(software, bytes.fromhex(code), DEVICE - 2)
+    guest.memory.write(DEVICE - 10, b"12345678ab")
+    plain = device_guest(software, bytes.fromhex(code), DATA + 2)
+    plain.memory.write(DATA - 6, b"12345678abcd")
+    vmm = Vmm(guest)
+    vmm.content[:2] = b"cd"
+    assert isinstance(vmm.run(), exits.Hlt) and isinstance(plain.vcpu.run(), exits.Hlt)
+    assert vmm.seen == [(kind, DEVICE_PHYSICAL, 2) for kind in told]
+    assert guest.memory.read(DEVICE - 2, 2) + vmm.content[:2] == plain.memory.read(DATA + 2, 4)
+    assert guest.vcpu.regs.rax == plain.vcpu.regs.rax
 
 
 # -- other modes ---------------------------------------------------------------------------------
