@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 
@@ -32,8 +32,9 @@ def cases_for(wish: Wish, number: int) -> Iterable[Case]:
     """A guest that nobody intercepts is like a bare processor, which has been tried."""
     if IS_DEEP:
         return everything()
-    found = list(dict.fromkeys([*by_cause(), *by_company(), *by_history()]))
-    return share(found if wish.db or wish.bus_lock else found[::3], number)
+    found: Sequence[Case] = list(dict.fromkeys([*by_cause(), *by_company(), *by_history()]))
+    found = found if wish.db or wish.bus_lock else found[::3]
+    return share(share(found, number), number // 2)
 
 
 def complaints(surface: Nested, vendor: str, wish: Wish, number: int) -> list[str]:
