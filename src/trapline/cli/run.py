@@ -25,6 +25,7 @@ EPILOG = """\
 examples:
   trapline run boot.bin                           a flat image, in real mode at 0x7C00
   trapline run --memory 64M --append "a b" t.elf  a multiboot image with a command line
+  trapline run --initrd "env words,disk" t.elf    with two modules, one of which has words
   trapline run --smp 2 t.elf                      with two processors
   trapline run --cpu zen5 --timeout 10 t.elf      on AMD, for at most ten seconds
   trapline run --bus-lock exit t.elf              have every bus lock leave the guest
@@ -35,7 +36,7 @@ images: 32- and 64-bit ELF with a multiboot header (32-bit protected mode), othe
 (64-bit mode, the first 4 GiB mapped to themselves), anything else flat, in real mode.
 
 the board: serial port 0x3F8 and debug port 0xE9 to stdout, debug exit 0xF4, two 8259, 8254,
-CMOS clock, fw_cfg, pc-testdev ports, PCI ports that answer empty, reset and power off; local
+CMOS clock, fw_cfg, pc-testdev, PCI ports that answer empty, reset and power off; local
 APICs (x2APIC too), I/O APIC and ACPI tables, where with --smp the other processors wait for
 INIT and SIPI.  There is no BIOS, HPET or serial input.
 
