@@ -12,7 +12,6 @@ from typing import Final
 DEFAULT_BASE: Final = 0xFEE00000
 PAGE_SIZE: Final = 0x1000
 VERSION: Final = 0x14
-VECTORS: Final = 256
 FIRST_VECTOR: Final = 16  # lower ones are illegal in a message
 
 ID: Final = 0x20
