@@ -85,6 +85,9 @@ def _run(
     process = thread.process
     try:
         thread.signal_block.adopt(thread.quiet)
+        # Again: the C library starts every thread with one signal of its own not blocked, which
+        # the program may send before this one blocks what the program does.
+        set_host_mask(thread.quiet, ALL)
         thread.start(beginning)
         store_ids(thread, request, is_parent=True)
         process.observer.thread_started(process.pid, thread.tid, beginning.regs.rsp)
