@@ -346,6 +346,24 @@ def test_the_capability_msrs_can_be_read_and_not_written() -> None:
         amd.msrs.read(0x480)
 
 
+@pytest.mark.parametrize(("cpu", "has_it"), [("icelake", False), ("sapphire-rapids", True)])
+def test_bus_lock_detection_is_a_control_of_processors_that_know_it(cpu: str, has_it: bool) -> None:
+    may = capability.capability_msrs(model(cpu))[0x48B] >> 32
+    assert bool(may & vmx.PROC2_BUS_LOCK_DETECTION) == has_it
+    machine = Machine(cpu=cpu)
+    secondary = machine.read("secondary_vm_exec_control")
+    machine.write(
+        cpu_based_vm_exec_control=machine.read("cpu_based_vm_exec_control") | vmx.PROC_SECONDARY,
+        secondary_vm_exec_control=secondary | vmx.PROC2_BUS_LOCK_DETECTION,
+    )
+    if has_it:
+        assert not machine.enter().reason >> 31
+        return
+    with pytest.raises(VmFail) as refused:
+        machine.enter()
+    assert refused.value.error == InstructionError.ENTRY_INVALID_CONTROL
+
+
 def test_the_capability_msrs_agree_with_each_other() -> None:
     for name in ("legacy", "icelake", "sapphire-rapids", "max"):
         words = capability.capability_msrs(model(name))

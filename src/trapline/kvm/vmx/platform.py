@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trapline.arch.cpuid import BUS_LOCK_DETECT
 from trapline.kvm.mmu import Slots
 from trapline.kvm.silicon import Silicon, Watcher
 from trapline.kvm.vmx.backend import VmxBackend
@@ -17,7 +18,8 @@ class VmxPlatform(Silicon):
 
     @property
     def has_bus_lock_exit(self) -> bool:
-        return True
+        """Bit 30 of the secondary controls (setup_vmcs_config)."""
+        return self.model.has(BUS_LOCK_DETECT)
 
     def create(self, vcpu_id: int, slots: Slots) -> VmxBackend:
         return VmxBackend(self.new_core(), slots, self, self.bus_lock_exits)

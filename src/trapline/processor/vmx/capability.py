@@ -52,7 +52,7 @@ PROC_MAY = (
     | vmx.PROC_PAUSE
     | vmx.PROC_SECONDARY
 )
-PROC2_MAY = (
+_PROC2_ALWAYS = (
     vmx.PROC2_EPT
     | vmx.PROC2_RDTSCP
     | vmx.PROC2_WBINVD
@@ -60,7 +60,6 @@ PROC2_MAY = (
     | vmx.PROC2_RDRAND
     | vmx.PROC2_INVPCID
     | vmx.PROC2_RDSEED
-    | vmx.PROC2_BUS_LOCK_DETECTION
 )
 EXIT_MAY = (
     vmx.EXIT_SAVE_DEBUG_CONTROLS
@@ -112,6 +111,16 @@ def cr4_fixed1(model: Features) -> int:
     return bits | sum(bit for feature, bit in _CR4_BY_FEATURE if model.has(feature))
 
 
+def proc2_may(model: Features) -> int:
+    """Secondary controls that may be 1.
+
+    Bus-lock detection came to VMX with the processors that have the debug exception for it; the
+    manual enumerates the two apart, our models have both or neither.
+    """
+    has_detection = model.has(cpuid.BUS_LOCK_DETECT)
+    return _PROC2_ALWAYS | (vmx.PROC2_BUS_LOCK_DETECTION if has_detection else 0)
+
+
 def _allowed(must: int, may: int) -> int:
     return must | (must | may) << 32
 
@@ -132,7 +141,7 @@ def capability_msrs(model: Features) -> dict[int, int]:
         msr.VMX_CR4_FIXED0: CR4_FIXED0,
         msr.VMX_CR4_FIXED1: cr4_fixed1(model),
         msr.VMX_VMCS_ENUM: HIGHEST_INDEX << 1,
-        msr.VMX_PROCBASED_CTLS2: PROC2_MAY << 32,
+        msr.VMX_PROCBASED_CTLS2: proc2_may(model) << 32,
         msr.VMX_EPT_VPID_CAP: EPT_VPID,
         msr.VMX_TRUE_PINBASED_CTLS: _allowed(vmx.PIN_DEFAULT1, PIN_MAY),
         msr.VMX_TRUE_PROCBASED_CTLS: _allowed(vmx.PROC_TRUE_DEFAULT1, PROC_MAY),

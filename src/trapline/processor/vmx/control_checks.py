@@ -24,7 +24,7 @@ _PAGE = 0xFFF
 
 def control_complaints(vmcs: Vmcs, model: Features) -> Iterator[str]:
     """Error 7: the execution, exit and entry controls."""
-    yield from _allowed(vmcs)
+    yield from _allowed(vmcs, model)
     read = vmcs.read
     primary = read(Field.CPU_BASED_VM_EXEC_CONTROL)
     pin = read(Field.PIN_BASED_VM_EXEC_CONTROL)
@@ -49,7 +49,7 @@ def control_complaints(vmcs: Vmcs, model: Features) -> Iterator[str]:
             yield from _misplaced(vmcs, model, area, 0xF, 16 * read(count) - 1)
 
 
-def _allowed(vmcs: Vmcs) -> Iterator[str]:
+def _allowed(vmcs: Vmcs, model: Features) -> Iterator[str]:
     must_may = (
         (Field.PIN_BASED_VM_EXEC_CONTROL, vmx.PIN_DEFAULT1, capability.PIN_MAY),
         (Field.CPU_BASED_VM_EXEC_CONTROL, vmx.PROC_TRUE_DEFAULT1, capability.PROC_MAY),
@@ -60,7 +60,7 @@ def _allowed(vmcs: Vmcs) -> Iterator[str]:
         word = vmcs.read(field)
         if must & ~word or word & ~(must | may):
             yield f"{field.name} {word:#x}: bits {must & ~word | word & ~(must | may):#x}"
-    refused = vmcs.secondary() & ~capability.PROC2_MAY
+    refused = vmcs.secondary() & ~capability.proc2_may(model)
     if refused:
         yield f"SECONDARY_VM_EXEC_CONTROL: bits {refused:#x}"
 
