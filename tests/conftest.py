@@ -1,7 +1,9 @@
-"""What holds for all tests: how Hypothesis runs, and that signals are as they were afterwards."""
+"""What holds for all tests: how Hypothesis runs, how many cases are generated, and that signals are
+as they were afterwards."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -11,6 +13,19 @@ from hypothesis import settings
 # No deadline, since the machine may be busy; failures reproducible.
 settings.register_profile("trapline", deadline=None, print_blob=True)
 settings.load_profile("trapline")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--deep", type=int, metavar="N", help="generate N times as many cases (as TRAPLINE_DEEP=N)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before the modules that count their cases are imported, here and in the workers."""
+    deep = config.getoption("deep")
+    if deep:
+        os.environ["TRAPLINE_DEEP"] = str(deep)
 
 
 @pytest.fixture(scope="module", autouse=True)
