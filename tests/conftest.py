@@ -26,6 +26,9 @@ def pytest_configure(config: pytest.Config) -> None:
     deep = config.getoption("deep")
     if deep:
         os.environ["TRAPLINE_DEEP"] = str(deep)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started in the background by a shell.  The tests press Ctrl-C, so to speak.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)

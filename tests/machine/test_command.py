@@ -104,7 +104,9 @@ def test_the_timeout_ends_a_guest_whose_output_nobody_reads(image: Path) -> None
 def test_a_reader_that_has_gone_ends_the_guest(image: Path) -> None:
     image.write_bytes(say(b"x") + b"\xeb\xf8")
     with subprocess.Popen(
-        [*TRAPLINE, "run", image], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*TRAPLINE, "run", "--timeout", "60", image],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.read(1) == b"x"
@@ -118,7 +120,7 @@ def test_ctrl_c_ends_the_guest_and_leaves_the_terminal_clean(image: Path, wait: 
     image.write_bytes(say(b"\x1b[31mred") + wait)
     terminal, other = pty.openpty()
     with subprocess.Popen(
-        [*TRAPLINE, "run", image], stdout=other, stderr=subprocess.PIPE
+        [*TRAPLINE, "run", "--timeout", "60", image], stdout=other, stderr=subprocess.PIPE
     ) as process:
         shown = b""
         while b"red" not in shown:
