@@ -34,6 +34,8 @@ _HIDDEN_BY_QUIRK = {
     Quirk.NO_SPLIT_LOCK_AC: (cpuid.CORE_CAPABILITIES, cpuid.UC_LOCK_DISABLE),
 }
 _BASIC, _EXTENDED = 0, 0x80000000
+# AMD's Fn8000_0001_EDX says these again (APM 3).
+_REPEATED = [replace(one, function=_EXTENDED + 1) for one in (cpuid.MCE, cpuid.MCA)]
 
 
 def supported(model: Iterable[CpuidEntry], quirks: Quirk = quirks.NONE) -> list[CpuidEntry]:
@@ -41,8 +43,10 @@ def supported(model: Iterable[CpuidEntry], quirks: Quirk = quirks.NONE) -> list[
     leaves, entries = list(model), []
     quirks = applicable(quirks, leaves)
     hidden = [one for quirk, some in _HIDDEN_BY_QUIRK.items() if quirk in quirks for one in some]
-    if is_amd(leaves) and not cpuid.has(leaves, cpuid.LBRV):
-        hidden.append(cpuid.BUS_LOCK_DETECT)  # a guest has no DEBUGCTL of its own then
+    if is_amd(leaves):
+        hidden += _REPEATED
+        if not cpuid.has(leaves, cpuid.LBRV):
+            hidden.append(cpuid.BUS_LOCK_DETECT)  # a guest has no DEBUGCTL of its own then
     for entry in leaves:
         if entry.function == cpuid.NPT.function:
             entry = CpuidEntry(entry.function)  # without SVM there is nothing to say of it
