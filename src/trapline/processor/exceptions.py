@@ -133,6 +133,7 @@ def _after(core: Core, vector: int, kind: int, second: Fault) -> tuple[int, int 
     match combine(first, second.vector):
         case Combination.SERIAL:
             core.state.system_flags |= RFLAGS_RF
+            core.state.pending_debug = 0  # as in `deliver`: INT3 behind MOV SS, say, has faulted
             return second.vector, second.error_code
         case Combination.DOUBLE_FAULT:
             if guest is not None:

@@ -63,6 +63,8 @@ int main(void) {
     children = 0;
     child = fork();
     if (!child) {
+        // In a group of its own: in one that nobody of the session controls it would be ignored.
+        setpgid(0, 0);
         raise(SIGTSTP);
         (void)!read(ends[0], &children, 1);
         *(volatile int *)0 = 1;

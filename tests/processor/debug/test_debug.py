@@ -166,6 +166,19 @@ def test_mov_ss_holds_traps_and_interrupts_for_one_instruction(machine: LongMode
     assert machine.state.nmi_blocked == 1
 
 
+def test_a_software_interrupt_that_faults_loses_what_mov_ss_held_back(machine: LongMode) -> None:
+    """As any other fault there; nowhere stated (docs/support.md)."""
+    machine.gate(BP, dpl=0)
+    machine.set_word(0x42000, USER_SS)  # at DATA
+    machine.user(b"\x8e\x17\xcc", rdi=DATA, dr1=DATA, dr7=0x400 | 3 << 20 | 1 << 2)
+    machine.core.memory.breakpoints_changed()
+    machine.step()
+    assert machine.state.pending_debug & 0xF == 2
+    machine.step(2)
+    assert machine.state.rip == HANDLER + 16 * GP + 1
+    assert (machine.frame(has_error_code=True).rip, machine.state.dr6) == (USER + 2, BASE)
+
+
 def test_sti_holds_interrupts_but_no_debug_trap(machine: LongMode) -> None:
     machine.core.interrupt_lines.raise_interrupt(0x40)
     machine.kernel(b"\xfb" + NOP * 2).step(2)
