@@ -23,6 +23,7 @@ NMI, INTERRUPT = 2, 31
 RETURNING = frozenset({NMI, 3, 4, 16, INTERRUPT})  # handlers that come back
 COMPARED = ("rax", "rcx", "rdx", "rsi", "rdi", "rsp", "rflags")
 STACK_WORD, LAST_GD = 0x8100, 1 << 13
+INTERRUPTS = ("icebp", "int3", "int 16")
 
 # Instructions of one encoding in all modes but for ModRM's way to [DI].
 ANYWHERE = {
@@ -71,8 +72,9 @@ def draw(chance: random.Random, mode: modes.Mode, cpl: int, is_amd: bool, at: in
     """At most eight instructions, UD2 at the end; `at` is where they will stand.
 
     Left out is what no hypervisor can hide: INT1 behind MOV SS (its exit is one of #DB, which
-    drops the traps held back), and on AMD breakpoints hit by MOV SS (the VMCB has no place for
-    them when the next instruction exits).
+    drops the traps held back), INT3 and INT n there (so does a second exit on the way to their
+    handler), and on AMD breakpoints hit by MOV SS (the VMCB has no place for them when the next
+    instruction exits).
     """
     known = ANYWHERE | ({} if cpl else KERNEL) | ({} if mode.bits == 16 else WIDE)
     if mode.bits == 16 or cpl:
@@ -81,7 +83,7 @@ def draw(chance: random.Random, mode: modes.Mode, cpl: int, is_amd: bool, at: in
         }
     names = [chance.choice(sorted(known)) for _ in range(chance.randint(1, 8))]
     for i in range(1, len(names)):
-        if names[i] == "icebp" and names[i - 1].startswith("mov ss"):
+        if names[i] in INTERRUPTS and names[i - 1].startswith("mov ss"):
             names[i] = "nop"
     codes = [encode(known[name], mode.bits) for name in names]
     operand = chance.choice([0x3E, 0x40, 0x3D])
