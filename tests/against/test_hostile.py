@@ -7,67 +7,28 @@ their own, they must come to the same one.  TRAPLINE_DEEP=1000 runs a thousand t
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-import select
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
+from tests import watched
 from tests.against.hostile import Ending
 from tests.against.hostile_cases import KINDS, Hostile, hostile
 from tests.against.hostile_guest import GDT, PAGE, SIZE, GuardedRam, Guest
+from tests.watched import Died
 
-ROOT = Path(__file__).resolve().parents[2]
 DEEP = max(1, int(os.environ.get("TRAPLINE_DEEP") or 0))
 CHUNK = 500
 COUNTS = dict(zip(KINDS, (3000, 3000, 1000, 1500), strict=True))
-HANG = 120.0  # seconds without a word
 OWN = ("halted", "shut down")  # ends that do not depend on time
 ENDS = (*OWN, "limit", "kicked")
-
-
-class Died(Exception):
-    """The process that ran the cases did not live to tell, or was silent for too long."""
 
 
 def run(kind: str, engine: str, first: int, count: int, **more: int) -> list[Ending]:
     """Run cases in another process; what became of each."""
     setting = {"kind": kind, "engine": engine, "first": first, "count": count, "seed": 0, **more}
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.against.hostile", json.dumps(setting)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
-    )  # fmt: skip
-    try:
-        return _listen(child, count)
-    finally:
-        child.kill()
-        child.communicate()
-
-
-def _listen(child: subprocess.Popen[bytes], count: int) -> list[Ending]:
-    assert child.stdout is not None and child.stderr is not None
-    endings: list[Ending] = []
-    begun = "none"
-    rest = b""
-    while len(endings) < count:
-        ready, _, _ = select.select([child.stdout], [], [], HANG)
-        piece = os.read(child.stdout.fileno(), 1 << 16) if ready else b""
-        if not piece:
-            child.kill()
-            status, said = child.wait(), child.stderr.read().decode(errors="replace")
-            what = f"died, status {status}" if ready else "hung"
-            raise Died(f"{what}, in case {begun}\n{said[-3000:]}")
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            if line.startswith(b"{"):
-                endings.append(Ending(**json.loads(line)))
-            else:
-                begun = line.decode()
-    return endings
+    return [Ending(**ending) for ending in watched.run("tests.against.hostile", setting)]
 
 
 def told(case: Hostile) -> str:

@@ -7,18 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.kvm.host import open_host
 from trapline.kvm import Kvm, open_kvm
 from trapline.kvm.host import HostKvm
 
 
 def _opened(name: str) -> Kvm:
     """The hypervisor, or a skip that says why there is none."""
-    if name != "host":
-        return open_kvm(engine=name)
-    try:
-        return open_kvm("host")
-    except OSError as error:
-        pytest.skip(f"/dev/kvm does not open: {error}")
+    return open_host() if name == "host" else open_kvm(engine=name)
 
 
 def is_pvm(kvm: Kvm) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from tests.kvm.emulator.devices import DEVICE, DEVICE_PHYSICAL, Vmm
 from tests.kvm.emulator.test_mmio import FORMS, PATTERN, device_guest
 from tests.kvm.guest import PAGE_DIRECTORY
+from tests.kvm.host import open_host
 from trapline.kvm import Kvm, exits, open_kvm
 from trapline.kvm.host import HostKvm
 
@@ -15,10 +16,7 @@ UNDEFINED_FLAGS = ("mul m", "imul r, m", "div m")
 
 @pytest.fixture(scope="module")
 def host() -> Kvm:
-    try:
-        return open_kvm("host")
-    except OSError as error:
-        pytest.skip(f"/dev/kvm does not open: {error}")
+    return open_host()
 
 
 def _run(kvm: Kvm, name: str, at: int) -> tuple[exits.Exit, object]:

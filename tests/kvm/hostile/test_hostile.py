@@ -7,62 +7,25 @@ Each runs in a process of its own kind (worker.py); TRAPLINE_DEEP=100 runs a hun
 
 from __future__ import annotations
 
-import json
 import os
-import select
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
+from tests import watched
 from tests.kvm.hostile.cases import MODES, case
 from tests.kvm.hostile.worker import Ending
+from tests.watched import Died
 
-ROOT = Path(__file__).resolve().parents[3]
 DEEP = max(1, int(os.environ.get("TRAPLINE_DEEP") or 0))
 COUNT = 250  # of each vendor with each engine
-HANG = 120.0  # seconds without a word
-
-
-class Died(Exception):
-    """The process that ran the cases did not live to tell, or was silent for too long."""
 
 
 def run(vendor: str, engine: str, first: int, count: int, **more: int) -> list[Ending]:
     """Run cases in another process; what became of each."""
     setting = {"vendor": vendor, "engine": engine, "first": first, "count": count, "seed": 0}
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.kvm.hostile.worker", json.dumps({**setting, **more})],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
-    )  # fmt: skip
-    try:
-        return _listen(child, count)
-    finally:
-        child.kill()
-        child.communicate()
-
-
-def _listen(child: subprocess.Popen[bytes], count: int) -> list[Ending]:
-    assert child.stdout is not None and child.stderr is not None
-    endings: list[Ending] = []
-    begun, rest = "none", b""
-    while len(endings) < count:
-        ready, _, _ = select.select([child.stdout], [], [], HANG)
-        piece = os.read(child.stdout.fileno(), 1 << 16) if ready else b""
-        if not piece:
-            child.kill()
-            status, said = child.wait(), child.stderr.read().decode(errors="replace")
-            what = f"died, status {status}" if ready else "hung"
-            raise Died(f"{what}, in case {begun}\n{said[-3000:]}")
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            if line.startswith(b"{"):
-                endings.append(Ending(**json.loads(line)))
-            else:
-                begun = line.decode()
-    return endings
+    told = watched.run("tests.kvm.hostile.worker", {**setting, **more})
+    return [Ending(**ending) for ending in told]
 
 
 @pytest.mark.parametrize("engine", ["interp", "jit"])

@@ -5,17 +5,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.kvm.host import open_host
 from trapline.kvm import Kvm, open_kvm
 
 INTEL, AMD = "sapphire-rapids", "zen5"
 EACH = [(cpu, engine) for cpu in (INTEL, AMD) for engine in ("jit", "interp")]
-
-
-def _host() -> Kvm:
-    try:
-        return open_kvm("host")
-    except OSError as error:
-        pytest.skip(f"/dev/kvm does not open: {error}")
 
 
 @pytest.fixture(params=[INTEL, AMD])
@@ -25,7 +19,7 @@ def software(request: pytest.FixtureRequest) -> Kvm:
 
 @pytest.fixture(params=[INTEL, AMD, "host"])
 def kvm(request: pytest.FixtureRequest) -> Kvm:
-    return _host() if request.param == "host" else open_kvm(cpu=request.param)
+    return open_host() if request.param == "host" else open_kvm(cpu=request.param)
 
 
 @pytest.fixture(params=EACH, ids="-".join)
@@ -37,4 +31,4 @@ def any_software(request: pytest.FixtureRequest) -> Kvm:
 @pytest.fixture(params=[*EACH, ("host", "")], ids="-".join)
 def any_kvm(request: pytest.FixtureRequest) -> Kvm:
     cpu, engine = request.param
-    return _host() if cpu == "host" else open_kvm(cpu=cpu, engine=engine)
+    return open_host() if cpu == "host" else open_kvm(cpu=cpu, engine=engine)
