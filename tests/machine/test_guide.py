@@ -38,8 +38,9 @@ def test_the_guide_s_guest_is_built_run_and_reported(tmp_path: Path) -> None:
         outputs.append((done.returncode, done.stdout, errors))
     built, linked, ran, report = outputs
     assert (built[0], linked[0], ran[0], report[0]) == (0, 0, 1, 0)
-    said = (ran[1] + ran[2]).splitlines()
-    assert said[:2] == block("text").splitlines()
+    # Where the instruction stands is the compiler's business.
+    said, shown = (re.sub("0x[0-9a-f]+", "0x", text) for text in (ran[1] + ran[2], block("text")))
+    assert said == shown
     assert "1,000 split locks in guest at" in report[1]
     assert "lock.c:" in report[1]
     assert "(shared.counter)" in report[1]
