@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.kvm.host import open_host
 from trapline.kvm import Kvm, open_kvm
 from trapline.kvm.host import HostKvm
+from trapline.kvm.host import is_pvm as host_is_pvm
 
 
 def _opened(name: str) -> Kvm:
@@ -18,9 +18,8 @@ def _opened(name: str) -> Kvm:
 
 
 def is_pvm(kvm: Kvm) -> bool:
-    """Whether this is the host's KVM, and one without hardware support under it, which does some
-    things otherwise than processors do."""
-    return isinstance(kvm, HostKvm) and Path("/sys/module/kvm_pvm").exists()
+    """Whether this is the host's KVM, and one that does some things otherwise than processors."""
+    return isinstance(kvm, HostKvm) and host_is_pvm()
 
 
 @pytest.fixture(params=["interp", "jit", "host"])

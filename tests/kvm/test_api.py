@@ -63,7 +63,7 @@ def test_a_kick_ends_a_running_guest(kvm: Kvm) -> None:
     time.sleep(0.1)
     assert seen == []
     guest.vcpu.kick()
-    thread.join(5)
+    thread.join(60)
     assert isinstance(seen[0], exits.Interrupted)
     guest.close()
 

@@ -160,7 +160,7 @@ def test_deleting_a_slot_waits_for_vcpus_that_run(software: Kvm) -> None:
         time.sleep(0.01)
     guest.vm.set_user_memory_region(1, 0, 0x800000, 0, more.address)
     count = more.quad(0)
-    thread.join(10)
+    thread.join(60)
     assert isinstance(seen[0], exits.Mmio)
     assert more.quad(0) == count
 

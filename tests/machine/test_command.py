@@ -95,8 +95,8 @@ def test_the_timeout_ends_a_guest_whose_output_nobody_reads(image: Path) -> None
     with subprocess.Popen(
         [*TRAPLINE, "run", "--timeout", "1", image], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        assert process.wait(30) == 124
-        assert time.monotonic() - started < 20
+        assert process.wait(120) == 124
+        assert time.monotonic() - started < 50
         assert process.stderr is not None
         assert b"the guest ran out of time" in process.stderr.read()
 
@@ -104,14 +104,14 @@ def test_the_timeout_ends_a_guest_whose_output_nobody_reads(image: Path) -> None
 def test_a_reader_that_has_gone_ends_the_guest(image: Path) -> None:
     image.write_bytes(say(b"x") + b"\xeb\xf8")
     with subprocess.Popen(
-        [*TRAPLINE, "run", "--timeout", "60", image],
+        [*TRAPLINE, "run", "--timeout", "110", image],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.read(1) == b"x"
         process.stdout.close()
-        assert process.wait(30) == 128 + signal.SIGPIPE
+        assert process.wait(120) == 128 + signal.SIGPIPE
         assert process.stderr.read() == b""
 
 
@@ -120,13 +120,13 @@ def test_ctrl_c_ends_the_guest_and_leaves_the_terminal_clean(image: Path, wait: 
     image.write_bytes(say(b"\x1b[31mred") + wait)
     terminal, other = pty.openpty()
     with subprocess.Popen(
-        [*TRAPLINE, "run", "--timeout", "60", image], stdout=other, stderr=subprocess.PIPE
+        [*TRAPLINE, "run", "--timeout", "110", image], stdout=other, stderr=subprocess.PIPE
     ) as process:
         shown = b""
         while b"red" not in shown:
             shown += os.read(terminal, 100)
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(120) == 130
         assert process.stderr is not None
         errors = process.stderr.read().decode()
     shown += os.read(terminal, 100)

@@ -152,7 +152,7 @@ def test_the_timeout_ends_a_guest_that_does_not(engine: str, code: bytes) -> Non
 
 
 def test_a_halted_guest_is_ended_by_the_timeout() -> None:
-    done = run(b"\xfb" + HLT + b"\xeb\xfd", timeout=0.2)
+    done = run(b"\xfb" + HLT + b"\xeb\xfd", timeout=1)
     assert done.ending.how is How.TIMEOUT
     assert done.ending.last_exit == exits.Hlt()
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from trapline.kvm import open_kvm
+from trapline.kvm.host import is_pvm
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 120
@@ -29,7 +30,7 @@ def _opens(backend: str) -> bool:
 
 def skip_on_pvm(backend: str, why: str) -> None:
     """Skip what a KVM without hardware support under it (PVM) does otherwise than processors."""
-    if backend == "host" and Path("/sys/module/kvm_pvm").exists():
+    if backend == "host" and is_pvm():
         pytest.skip(f"this host's KVM is PVM: {why}")
 
 

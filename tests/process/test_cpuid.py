@@ -7,6 +7,7 @@ import pytest
 from trapline.arch import cpuid
 from trapline.kvm import open_kvm
 from trapline.process.cpuid import for_program
+from trapline.process.extended_state import X87_AND_SSE
 from trapline.processor import MODELS
 
 
@@ -16,7 +17,7 @@ def test_family_and_model_are_of_a_processor_without_later_extensions(name: str)
     kvm = open_kvm("software", cpu=name)
     before = kvm.get_supported_cpuid()
     kvm.close()
-    shown = for_program(before, bus_lock_detection=True)
+    shown = for_program(before, X87_AND_SSE, bus_lock_detection=True)
     for function in (1, 0x80000001):
         was, entry = cpuid.find(before, function), cpuid.find(shown, function)
         assert was is not None and entry is not None

@@ -17,7 +17,18 @@ from tests.process.conftest import ROOT, Run
 
 
 @pytest.mark.parametrize(
-    "name", ["frame", "faults", "waiting", "ends", "timers", "leftovers", "storm", "mixture"]
+    "name",
+    [
+        "frame",
+        "faults",
+        "waiting",
+        "ends",
+        "timers",
+        "leftovers",
+        "wide_vectors",
+        "storm",
+        "mixture",
+    ],
 )
 def test_a_program_sees_its_signals_as_natively(name: str, guest: Run, native: Run) -> None:
     """The frame: SDM-independent, arch/x86/kernel/signal_64.c; the rest: signal(7)."""

@@ -11,7 +11,7 @@ from trapline.process import stack
 from trapline.process.stack import Entry, InitialStack, build_stack
 
 TOP = 0x7FFF_FFFF_F000
-ENTRY = Entry(0x400040, 56, 9, 0x7F00_0000_0000, 0x401000, 0x0F8BFBFF, b"./prog")
+ENTRY = Entry(0x400040, 56, 9, 0x7F00_0000_0000, 0x401000, 0x0F8BFBFF, 2048, b"./prog")
 
 
 def word(made: InitialStack, linear: int) -> int:

@@ -47,6 +47,11 @@ class Kvm(Protocol):
 
     def get_supported_cpuid(self) -> list[CpuidEntry]: ...
 
+    @property
+    def programs_see_host_cpuid(self) -> bool:
+        """Whether CPL 3 sees the host's own CPUID and XCR0, whatever `Vcpu.set_cpuid2` and
+        `Vcpu.set_xcrs` said.  No ioctl: hardware intercepts CPUID at every level."""
+
     def get_msr_index_list(self) -> list[int]: ...
 
     def get_msr_feature_index_list(self) -> list[int]:

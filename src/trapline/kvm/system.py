@@ -37,6 +37,10 @@ class SoftwareKvm:
     def get_supported_cpuid(self) -> list[CpuidEntry]:
         return supported(self._platform.supported_cpuid(), self._quirks)
 
+    @property
+    def programs_see_host_cpuid(self) -> bool:
+        return False
+
     def get_msr_index_list(self) -> list[int]:
         return msr.indices(self._platform.supported_cpuid(), self._quirks)
 

@@ -10,10 +10,7 @@ from dataclasses import replace
 
 from trapline.arch import cpuid
 from trapline.arch.cpuid import CpuidEntry, Feature
-from trapline.arch.registers import XCR0_SSE, XCR0_X87
-
-XCR0 = XCR0_X87 | XCR0_SSE
-XSAVE_SIZE = 576  # the legacy area and the header
+from trapline.process.extended_state import ExtendedState
 
 
 def _masks(*features: Feature) -> dict[tuple[int, int, str], int]:
@@ -48,7 +45,9 @@ _HIDDEN_RANGE = range(0x40000000, 0x40010000)  # the hypervisor's own leaves
 _EMPTIED = {0x14, 0x19, 0x1D, 0x1E, 0x24, 0x8000000A, 0x8000001F, 0x80000021, 0x80000022}
 
 
-def for_program(supported: Iterable[CpuidEntry], bus_lock_detection: bool) -> list[CpuidEntry]:
+def for_program(
+    supported: Iterable[CpuidEntry], state: ExtendedState, bus_lock_detection: bool
+) -> list[CpuidEntry]:
     """The leaves a program's processor shows, out of those that the hypervisor supports."""
     shown = []
     supported = list(supported)
@@ -56,7 +55,7 @@ def for_program(supported: Iterable[CpuidEntry], bus_lock_detection: bool) -> li
     for entry in supported:
         if entry.function in _HIDDEN_RANGE:
             continue
-        entry = _filter(entry)
+        entry = _xsave_leaf(entry, state) if entry.function == 0xD else _filter(entry)
         if signature is not None and entry.function in (1, 0x80000001) and entry.eax:
             entry = replace(entry, eax=signature)
         if not bus_lock_detection:
@@ -77,8 +76,6 @@ def _hide(entry: CpuidEntry, feature: Feature) -> CpuidEntry:
 
 def _filter(entry: CpuidEntry) -> CpuidEntry:
     leaf = (entry.function, entry.index)
-    if entry.function == 0xD:
-        return _xsave_leaf(entry)
     if entry.function in _EMPTIED or (entry.function == 7 and entry.index):
         return replace(entry, eax=0, ebx=0, ecx=0, edx=0)
     if leaf not in _FILTERED:
@@ -94,10 +91,12 @@ def _filter(entry: CpuidEntry) -> CpuidEntry:
     return replace(entry, **changes)
 
 
-def _xsave_leaf(entry: CpuidEntry) -> CpuidEntry:
-    """XSAVE with x87 and SSE state only, none of its variants."""
+def _xsave_leaf(entry: CpuidEntry, state: ExtendedState) -> CpuidEntry:
+    """XSAVE with this state, none of its variants."""
     if entry.index == 0:
-        return replace(entry, eax=XCR0, ebx=XSAVE_SIZE, ecx=XSAVE_SIZE, edx=0)
+        return replace(entry, eax=state.xcr0, ebx=state.size, ecx=state.size, edx=0)
+    if entry.index > 1 and state.xcr0 >> entry.index & 1:
+        return entry
     return replace(entry, eax=0, ebx=0, ecx=0, edx=0)
 
 

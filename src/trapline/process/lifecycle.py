@@ -35,7 +35,13 @@ _INFINITY = (1 << 64) - 1
 def load_program(process: Process, planned: Plan) -> Regs:
     """Put a program into the empty address space; the registers it starts with."""
     try:
-        image = load(process.memory, planned, hardware_capabilities(process.machine.cpuid))
+        machine = process.machine
+        image = load(
+            process.memory,
+            planned,
+            hardware_capabilities(machine.cpuid),
+            machine.extended_state.signal_stack,
+        )
     finally:
         planned.close()
     is_first, process.image = process.image is None, image

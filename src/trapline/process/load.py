@@ -175,7 +175,7 @@ def _plan_elf(
 # -- loading ------------------------------------------------------------------------------------
 
 
-def load(memory: GuestMemory, planned: Plan, capabilities: int) -> Image:
+def load(memory: GuestMemory, planned: Plan, capabilities: int, signal_stack: int) -> Image:
     """Map the program into an empty address space and build its stack."""
     headers = planned.headers
     # A program with an interpreter or at fixed addresses keeps clear of mmap's area; so does a
@@ -197,7 +197,8 @@ def load(memory: GuestMemory, planned: Plan, capabilities: int) -> Image:
         planned.environment,
         Entry(
             base + headers.headers_linear, headers.header_size, headers.header_count,
-            interpreter_base, base + headers.entry, capabilities, planned.named,
+            interpreter_base, base + headers.entry, capabilities, signal_stack,
+            planned.named,
         ),
     )  # fmt: skip
     memory.write(initial.rsp, initial.data)

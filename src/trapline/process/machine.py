@@ -28,7 +28,8 @@ from trapline.arch.registers import (
 )
 from trapline.kvm import Dtable, Kvm, Segment, Sregs, Vcpu, VcpuEvents, abi
 from trapline.process import layout, monitor
-from trapline.process.cpuid import XCR0, for_program
+from trapline.process.cpuid import for_program
+from trapline.process.extended_state import of_programs
 from trapline.process.native import HostCalls, view
 from trapline.process.page_tables import PageTables
 
@@ -72,7 +73,8 @@ class GuestMachine:
 
     def __init__(self, kvm: Kvm, *, bus_lock_detection: bool = True) -> None:
         self._kvm = kvm
-        self.cpuid = for_program(kvm.get_supported_cpuid(), bus_lock_detection)
+        self.extended_state = of_programs(kvm)
+        self.cpuid = for_program(kvm.get_supported_cpuid(), self.extended_state, bus_lock_detection)
         self.monitor = monitor.assemble()
         calls = HostCalls()
         self.low_base = _reserve(calls, layout.LOW_SIZE, 0, layout.WINDOW)
@@ -185,7 +187,7 @@ class GuestMachine:
         self.tables.map_page(linear, self._monitor_physical(linear), _SUPERVISOR)
         memory[: monitor.TSS_SIZE] = monitor.tss(linear)
         vcpu.set_cpuid2(self.cpuid)
-        vcpu.set_xcrs({0: XCR0})
+        vcpu.set_xcrs({0: self.extended_state.xcr0})
         processor = Processor(vcpu, linear, memory)
         self._reset(processor)
         return processor

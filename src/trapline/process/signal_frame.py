@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from trapline.kvm import Regs
 from trapline.process import layout
-from trapline.process.cpuid import XCR0, XSAVE_SIZE
+from trapline.process.extended_state import X87_AND_SSE
 from trapline.process.memory import GuestFault
 from trapline.process.signal_entry import SIGINFO_SIZE
 from trapline.process.signal_state import (
@@ -58,7 +58,8 @@ def put_frame(thread: Thread, signal: int, siginfo: bytes, action: Action, saved
     if not action.flags & SA_RESTORER:
         raise GuestFault
     before, state = thread.get_registers(), thread.signals
-    frame, fpstate = _places(before.rsp, action, state.stack)
+    fpu = _fpstate(thread)
+    frame, fpstate = _places(before.rsp, len(fpu), action, state.stack)
     registers = [getattr(before, name) for name in _CONTEXT_REGISTERS]
     context = _CONTEXT.pack(
         *registers, layout.USER_CS, 0, 0, layout.USER_SS, state.error, state.trap,
@@ -68,7 +69,7 @@ def put_frame(thread: Thread, signal: int, siginfo: bytes, action: Action, saved
     data = struct.pack("<Q", action.restorer)
     data += _HEAD.pack(_UC_FLAGS, 0, stack.start, _signed(stack.flags), stack.size) + context
     data += siginfo if action.flags & SA_SIGINFO else bytes(SIGINFO_SIZE)
-    thread.process.memory.write(frame, data.ljust(fpstate - frame, b"\0") + _fpstate(thread))
+    thread.process.memory.write(frame, data.ljust(fpstate - frame, b"\0") + fpu)
     after = before
     after.rdi, after.rax, after.rdx = signal, 0, frame + 8
     after.rsi = frame + 8 + _UCONTEXT_SIZE
@@ -82,13 +83,13 @@ def _signed(flags: int) -> int:
     return flags - (1 << 32) if flags & SS_AUTODISARM else flags
 
 
-def _places(rsp: int, action: Action, stack: AlternateStack) -> tuple[int, int]:
+def _places(rsp: int, fpstate_size: int, action: Action, stack: AlternateStack) -> tuple[int, int]:
     """Where frame and floating-point state go (get_sigframe)."""
     is_on_stack = stack.holds(rsp)
     rsp -= RED_ZONE
     if action.flags & SA_ONSTACK and stack.size and not stack.holds(rsp):
         rsp, is_on_stack = stack.start + stack.size, True
-    fpstate = rsp - XSAVE_SIZE - _MAGIC2_SIZE & -64
+    fpstate = rsp - fpstate_size & -64
     frame = (fpstate - FRAME_SIZE & -16) - 8
     if is_on_stack and not stack.start < frame <= stack.start + stack.size:
         raise GuestFault
@@ -96,10 +97,14 @@ def _places(rsp: int, action: Action, stack: AlternateStack) -> tuple[int, int]:
 
 
 def _fpstate(thread: Thread) -> bytes:
-    area = bytearray(thread.vcpu.get_xsave()[:XSAVE_SIZE])
-    _FPX.pack_into(area, _SOFTWARE_BYTES, _MAGIC1, XSAVE_SIZE + _MAGIC2_SIZE, XCR0, XSAVE_SIZE)
-    # XSTATE_BV: both parts are there to be read; KVM may name others that the program has not.
-    struct.pack_into("<8Q", area, _FXSAVE_SIZE, XCR0, 0, 0, 0, 0, 0, 0, 0)
+    state = thread.process.machine.extended_state
+    area = bytearray(thread.vcpu.get_xsave()[: state.size])
+    _FPX.pack_into(
+        area, _SOFTWARE_BYTES, _MAGIC1, state.size + _MAGIC2_SIZE, state.xcr0, state.size
+    )
+    # XSTATE_BV: all parts are there to be read, those in their initial state too; KVM may name
+    # others that the program has not.
+    struct.pack_into("<8Q", area, _FXSAVE_SIZE, state.xcr0, 0, 0, 0, 0, 0, 0, 0)
     return bytes(area) + struct.pack("<I", _MAGIC2)
 
 
@@ -124,18 +129,19 @@ def _restore_fpstate(thread: Thread, fpstate: int) -> None:
         return
     if fpstate % 64:
         raise GuestFault
-    memory = thread.process.memory
+    memory, state = thread.process.memory, thread.process.machine.extended_state
     area = bytearray(memory.read(fpstate, _FXSAVE_SIZE))
     magic, extended, _, size = _FPX.unpack_from(area, _SOFTWARE_BYTES)
-    present = XCR0
-    if magic == _MAGIC1 and _HEADER_END <= size <= XSAVE_SIZE and size <= extended:
+    present, parts = X87_AND_SSE.xcr0, b""
+    if magic == _MAGIC1 and _HEADER_END <= size <= state.size and size <= extended:
         whole = memory.read(fpstate, size + _MAGIC2_SIZE)
         if whole[size:] == struct.pack("<I", _MAGIC2):
             present, *reserved = struct.unpack_from("<8Q", whole, _FXSAVE_SIZE)
-            if any(reserved) or present & ~XCR0:
+            if any(reserved) or present & ~state.xcr0:
                 raise GuestFault
+            parts = whole[_HEADER_END:size]
     area[_SOFTWARE_BYTES:] = bytes(_FXSAVE_SIZE - _SOFTWARE_BYTES)
-    area += present.to_bytes(8, "little")
+    area += present.to_bytes(_HEADER_END - _FXSAVE_SIZE, "little") + parts
     try:
         thread.vcpu.set_xsave(bytes(area.ljust(_XSAVE_AREA, b"\0")))
     except OSError as error:  # reserved bits of MXCSR

@@ -17,9 +17,6 @@ from trapline.process.layout import PAGE
 ) = range(3, 10)  # fmt: skip
 AT_UID, AT_EUID, AT_GID, AT_EGID, AT_PLATFORM, AT_HWCAP, AT_CLKTCK = range(11, 18)
 AT_SECURE, AT_RANDOM, AT_HWCAP2, AT_EXECFN, AT_MINSIGSTKSZ = 23, 25, 26, 31, 51
-# The least stack a signal frame needs: 1,024 for ucontext, siginfo and alignment, 576 of XSAVE
-# area and its end marker, and the 128 bytes below RSP.
-MINSIGSTKSZ = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +29,7 @@ class Entry:
     interpreter_base: int
     entry: int
     capabilities: int
+    signal_stack: int
     program: bytes  # as execve was given it
 
 
@@ -96,6 +94,6 @@ def _auxiliary(entry: Entry, random: int, platform: int, program: int) -> bytes:
         (AT_BASE, entry.interpreter_base), (AT_FLAGS, 0), (AT_ENTRY, entry.entry),
         (AT_UID, os.getuid()), (AT_EUID, os.geteuid()), (AT_GID, os.getgid()),
         (AT_EGID, os.getegid()), (AT_SECURE, 0), (AT_RANDOM, random), (AT_HWCAP2, 0),
-        (AT_EXECFN, program), (AT_PLATFORM, platform), (AT_MINSIGSTKSZ, MINSIGSTKSZ), (0, 0),
+        (AT_EXECFN, program), (AT_PLATFORM, platform), (AT_MINSIGSTKSZ, entry.signal_stack), (0, 0),
     )  # fmt: skip
     return b"".join(struct.pack("<2Q", *pair) for pair in pairs)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from trapline.arch.exception import Vector
 from trapline.kvm import Regs, exits
 from trapline.process import layout
-from trapline.process.cpuid import XCR0
 from trapline.process.exceptions import GENERAL, guess_lost_page
+from trapline.process.extended_state import X87_AND_SSE
 from trapline.process.machine import Processor, cpu_registers_start
 from trapline.process.monitor import FLUSH_POP
 from trapline.process.native import HostCalls
@@ -38,7 +38,8 @@ class Where(Enum):
 _current = threading.local()
 
 # An XSAVE area: FCW, MXCSR and its mask, XSTATE_BV.
-_INITIAL_XSAVE = struct.pack("<H22xII480xQ", 0x37F, 0x1F80, 0xFFFF, XCR0).ljust(4096, b"\0")
+_LEGACY_AND_HEADER = struct.pack("<H22xII480xQ", 0x37F, 0x1F80, 0xFFFF, X87_AND_SSE.xcr0)
+_INITIAL_XSAVE = _LEGACY_AND_HEADER.ljust(4096, b"\0")
 
 
 def current_thread() -> Thread | None:

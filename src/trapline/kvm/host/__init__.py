@@ -1,5 +1,5 @@
-"""The API over a real /dev/kvm: names only."""
+"""The host's own KVM, behind the same interface."""
 
-from trapline.kvm.host.system import HostKvm
+from trapline.kvm.host.system import HostKvm, is_pvm
 
-__all__ = ["HostKvm"]
+__all__ = ["HostKvm", "is_pvm"]

@@ -11,6 +11,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trapline.arch.cpuid import CpuidEntry
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
     from trapline.kvm.api import Vcpu
 
 _MAX_CPUID_ENTRIES = 256
+_PVM = Path("/sys/module/kvm_pvm")
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def is_pvm() -> bool:
+    """Whether the host's KVM is one without hardware support under it: its guests run at the
+    host's CPL 3, and some things go otherwise than on processors."""
+    return _PVM.exists()
 
 
 class HostKvm:
@@ -49,6 +57,10 @@ class HostKvm:
         fcntl.ioctl(self._fd, abi.GET_SUPPORTED_CPUID, buffer, True)
         (count,) = struct.unpack_from("<I", buffer)
         return unpack_cpuid(buffer[8 : 8 + size * count])
+
+    @property
+    def programs_see_host_cpuid(self) -> bool:
+        return is_pvm()  # where CPUID is as unprivileged as ever, and nobody switches XCR0
 
     def get_msr_index_list(self) -> list[int]:
         return self._index_list(abi.GET_MSR_INDEX_LIST)
