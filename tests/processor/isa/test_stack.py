@@ -174,6 +174,29 @@ def test_enter_copies_the_frames_around_it(run: Run, level: int, asked: int) -> 
     assert (after.rbp, after.rsp) == (frame, frame - 8 * level - 0x10)
 
 
+@pytest.mark.parametrize(
+    "text, code, bits, stack, rsp, frame",
+    [
+        # On silicon: the operand's size says how much of RBP is replaced, whatever the stack's.
+        ("data16 enter 0x20, 1", "66 c8 20 00 01", 64, 64, STACK, WORD & ~0xFFFF | STACK - 2),
+        ("data16 enter 0x20, 1", "66 c8 20 00 01", 32, 32, STACK, WORD & ~0xFFFF | STACK - 2),
+        ("enter 0x20, 1", "c8 20 00 01", 16, 16, STACK, WORD & ~0xFFFF | STACK - 2),
+        ("enter 0x20, 1", "c8 20 00 01", 32, 16, 0xABCD_7000, 0xABCD_6FFC),
+        ("enter 0x20, 1", "c8 20 00 01", 32, 32, STACK, STACK - 4),
+    ],
+)
+def test_enter_replaces_as_much_of_rbp_as_the_operand_has(
+    run: Run, text: str, code: str, bits: int, stack: int, rsp: int, frame: int
+) -> None:
+    after = run(text, code, bits, stack, rbp=WORD, rsp=rsp)
+    size = 4 if bits == 32 and not text.startswith("data16") else 2
+    assert after.rbp == frame
+    assert after.rsp == rsp - 2 * size - 0x20
+    top = STACK - size
+    assert after.word(top, size) == WORD & (1 << 8 * size) - 1
+    assert after.word(top - size, size) == frame & (1 << 8 * size) - 1
+
+
 def test_leave_undoes_enter(run: Run) -> None:
     after = run("leave", "c9", rbp=0x9000, memory={0x9000: quad(WORD)})
     assert (after.rsp, after.rbp) == (0x9008, WORD)

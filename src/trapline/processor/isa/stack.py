@@ -140,19 +140,21 @@ def popfq(cpu: Cpu) -> None:
 def enter(cpu: Cpu, size: Operand, nesting: Operand) -> None:
     """Make a stack frame of `size` bytes that knows the `nesting` frames around it.
 
-    Processors also check that the new top of the stack may be written; that is not done here.
+    The operand's size says how much of RSP becomes the frame pointer (SDM 2A, ENTER: FrameTemp),
+    the stack's only what is addressed.  Processors also check that the new top of the stack may
+    be written; that is not done here.
     """
     width, stack, level = cpu.form.operand_width, cpu.form.stack_width, cpu.form.immediate or 0
     step = width // 8
-    base = cpu.register("rbp", stack)
-    outer = base.get()
-    cpu.push(cpu.register("rbp", width).get())
-    frame = cpu.stack_pointer().get()
+    outer = cpu.register("rbp", stack).get()
+    base = cpu.register("rbp", width)
+    cpu.push(base.get())
+    frame = cpu.register("rsp", width).get()
     for depth in range(1, level):
         link = cpu.memory("ss", (outer - step * depth).zero_extend(64), width)
         cpu.push(link.get())
     if level:
-        cpu.push(frame.low(width) if stack >= width else frame.zero_extend(width))
+        cpu.push(frame)
     base.set(frame)
     pointer = cpu.stack_pointer()
     pointer.set(pointer.get() - size.get().zero_extend(stack))
