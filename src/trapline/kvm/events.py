@@ -109,6 +109,16 @@ class Events:
         self.nmi_pending = min(self.nmi_pending + 1, 1 if is_busy else 2)
         self.waiting = True
 
+    def take_nmis(self) -> None:
+        """process_nmi(), of those that the local APIC was sent."""
+        apic = self.apic
+        if apic is None or not apic.nmis:
+            return
+        with apic.lock:
+            nmis, apic.nmis = apic.nmis, 0
+        for _ in range(min(nmis, 2)):
+            self.queue_nmi()
+
     def delivered(self) -> None:
         """The processor took what was injected."""
         self.exception.pending = self.exception.injected = False

@@ -104,7 +104,7 @@ class Msrs:
         if index in _READ_ONLY:
             return _READ_ONLY[index]
         if index in _APIC and vcpu.apic is not None:
-            return _get_apic(vcpu.apic, index)
+            return _get_apic(vcpu.apic, index, by_host)
         return self._words.get(index)
 
     def set(self, index: int, word: int, by_host: bool = False) -> bool:
@@ -180,9 +180,10 @@ class Msrs:
         return by_host or cpuid.has(entries, cpuid.CORE_CAPABILITIES)
 
 
-def _get_apic(apic: LocalApic, index: int) -> int | None:
+def _get_apic(apic: LocalApic, index: int, by_host: bool) -> int | None:
     if index == msr.IA32_TSC_DEADLINE:
-        return apic.timer.tsc_deadline
+        # The guest does not see one that has passed.
+        return apic.timer.tsc_deadline if by_host or apic.timer.is_running else 0
     return register_file.read_msr(apic, index)
 
 

@@ -28,6 +28,7 @@ _SOFT = (Vector.BP, Vector.OF)
 def get(vcpu: SoftwareVcpu) -> VcpuEvents:
     """kvm_vcpu_ioctl_x86_get_vcpu_events()."""
     events, queue = vcpu.events, vcpu.events.exception
+    events.take_nmis()
     flags = abi.VCPUEVENT_VALID_NMI_PENDING | abi.VCPUEVENT_VALID_SHADOW
     flags |= abi.VCPUEVENT_VALID_SMM
     injected, pending = queue.injected, queue.pending
@@ -65,6 +66,7 @@ def set(vcpu: SoftwareVcpu, wanted: VcpuEvents) -> None:
     has_payload = bool(wanted.flags & abi.VCPUEVENT_VALID_PAYLOAD)
     _check(vcpu, wanted, has_payload)
     events, queue = vcpu.events, vcpu.events.exception
+    events.take_nmis()
     injected, pending = bool(wanted.exception_injected), bool(wanted.exception_pending)
     if has_payload:
         injected = injected and not pending

@@ -45,6 +45,7 @@ class Activity:
         """Take what has come in, and sleep if there is nothing to do; None to run the guest."""
         one, vcpu = self._apic, self._vcpu
         one.attention = False
+        one.settle_timer()
         self._accept()
         vcpu.events.waiting = True
         if one.level_ends:
@@ -62,6 +63,7 @@ class Activity:
                 if self.state is MpState.HALTED and self._may_wake():
                     self.state = MpState.RUNNABLE
                 if self.state is MpState.RUNNABLE:
+                    one.settle_timer()
                     return None
                 if vcpu.was_kicked():
                     one.attention = True  # it sleeps on in the next run
@@ -83,21 +85,18 @@ class Activity:
 
     def _accept(self) -> None:
         """kvm_apic_accept_events(), and the NMIs that others have sent."""
-        one = self._apic
-        if not (one.nmis or one.init_pending or one.sipi_vector is not None):
+        one, events = self._apic, self._vcpu.events
+        events.take_nmis()
+        if not (one.init_pending or one.sipi_vector is not None):
             return
         with one.lock:
-            nmis, one.nmis = one.nmis, 0
             has_init, one.init_pending = one.init_pending, False
             start, one.sipi_vector = one.sipi_vector, None
         if has_init:
             registers.init(self._vcpu)
             one.reset()
-            nmis = 0
             is_first = self._vcpu.apic_base & APIC_BASE_BSP
             self.state = MpState.RUNNABLE if is_first else MpState.INIT_RECEIVED
-        for _ in range(min(nmis, 2)):
-            self._vcpu.events.queue_nmi()
         if start is not None and self.state is MpState.INIT_RECEIVED:
             registers.start_at(self._vcpu, start)
             self.state = MpState.RUNNABLE

@@ -222,5 +222,9 @@ class LocalApic:
         with self.lock:
             self.timer.ring()
 
+    def settle_timer(self) -> None:
+        with self.lock:
+            self.timer.settle()
+
     def _timer_expired(self) -> None:
         self.deliver_local(apic.LVT_TIMER)

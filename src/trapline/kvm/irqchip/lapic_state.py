@@ -25,6 +25,7 @@ def get(one: LocalApic) -> bytes:
     """struct kvm_lapic_state; the ID stands in the upper eight bits in x2APIC mode too."""
     area = bytearray(SIZE)
     with one.lock:
+        one.timer.ring()  # what is due and has not rung yet is to be in the page
         for offset in _WORDS:
             struct.pack_into("<I", area, offset, register_file.read(one, offset) or 0)
         for bank, name in _BANKS.items():

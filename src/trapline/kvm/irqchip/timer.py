@@ -71,11 +71,22 @@ class Timer:
             self._aim(self._alarm.now() + self._period())
 
     def resume(self, initial_count: int, current_count: int) -> None:
-        """As it was when it was saved (KVM_SET_LAPIC)."""
-        self._stop()
+        """KVM_SET_LAPIC (set_target_expiration).
+
+        Nothing says whether a count of zero has interrupted yet: a periodic timer has a period
+        before it, a one-shot one interrupts now.  IA32_TSC_DEADLINE is not in the page.
+        """
         self.initial_count = initial_count
-        if initial_count and current_count:
-            self._aim(self._alarm.now() + current_count * divisor(self.divide))
+        if self.mode == TimerMode.TSC_DEADLINE:
+            if self.tsc_deadline:
+                self._aim_at_deadline()
+            return
+        self._stop()
+        if initial_count:
+            period, left = self._period(), current_count * divisor(self.divide)
+            if not left and self.mode == TimerMode.PERIODIC:
+                left = period
+            self._aim(self._alarm.now() + min(left, period))
 
     def set_deadline(self, tsc: int) -> None:
         """IA32_TSC_DEADLINE was written; zero disarms."""
@@ -105,9 +116,9 @@ class Timer:
         """What the current-count register reads as (apic_get_tmcct)."""
         if self._target is None or self.mode == TimerMode.TSC_DEADLINE:
             return 0
-        left = max(0, self._target - self._alarm.now())
-        if self.mode == TimerMode.PERIODIC:
-            left %= self._period() or 1
+        left = self._target - self._alarm.now()
+        # A periodic timer counts on, whether or not somebody has seen to its tick yet.
+        left = left % (self._period() or 1) if self.mode == TimerMode.PERIODIC else max(0, left)
         return left // divisor(self.divide)
 
     def ring(self) -> None:
@@ -129,5 +140,12 @@ class Timer:
                 return
             case _:
                 self._target = None
-                self.tsc_deadline = 0
         self._expired()
+
+    def settle(self) -> None:
+        """The vCPU has noticed that its deadline has passed (kvm_inject_apic_timer_irqs).
+
+        Until then the VMM reads it, so that who saves the MSR after the page loses nothing.
+        """
+        if self._target is None:
+            self.tsc_deadline = 0
