@@ -78,7 +78,7 @@ class Core:
         self.state.bus_lock_table = self._sites.address
         self.state.dr6_fixed = debug.dr6_fixed(self.model)
         self.engine = Engine(self, self.cluster.code) if engine == "jit" else None
-        self._decoded: dict[tuple[bytes, int, int], Decoded] = {}
+        self._decoded: dict[tuple[bytes, int, tuple[int, int]], Decoded] = {}
         self.cluster.join(self)
 
     # -- what the engines ask ----------------------------------------------------------------------
@@ -135,10 +135,10 @@ class Core:
         """Decode the instruction at CS:RIP; raises the fault of fetching it."""
         state = self.state
         rip = state.rip
-        bitness, stack_width = self.code_mode
+        bitness, stack_width = mode = self.code_mode
         linear = segment.code_address(self, rip)
         code = self.memory.fetch(linear, 15)
-        key = (code, rip, bitness + stack_width)
+        key = (code, rip, mode)
         known = self._decoded.get(key)
         if known is not None:
             return known

@@ -22,7 +22,7 @@ from trapline.processor.jit.records import Arena, Draft
 from trapline.processor.jit.shape import Shape, shape_of
 
 MAX_INSTRUCTIONS = 64
-_NATIVE_SHIFT = 10  # in a mode's key
+_STACK_SHIFT, _NATIVE_SHIFT = 8, 16  # in a mode's key
 _MOST_KNOWN = 200_000
 _LONGEST = 15  # bytes of an instruction
 
@@ -49,7 +49,7 @@ class Block:
 
 def mode_key(mode: tuple[int, int], native: Native) -> int:
     """The part of a block's key that says which kind of code it is."""
-    return mode[0] + mode[1] + (native << _NATIVE_SHIFT)
+    return mode[0] | mode[1] << _STACK_SHIFT | native << _NATIVE_SHIFT
 
 
 def native_of(key: int) -> Native:
@@ -89,7 +89,7 @@ class CodeCache:
         self.lock = threading.RLock()
         self.blocks: dict[tuple[int, ...], Block] = {}
         self.by_page: dict[int, list[tuple[tuple[int, ...], Block]]] = {}
-        self._known: dict[tuple[bytes, int], tuple[Facts, Shape]] = {}
+        self._known: dict[tuple[bytes, tuple[int, int]], tuple[Facts, Shape]] = {}
         self._shapes: dict[Shape, Shape] = {}
         # What the reference engine is handed, by the record it was found through.
         self.interpreted: dict[int, Decoded] = {}
@@ -154,7 +154,7 @@ class CodeCache:
         crossing = len(hosts) > 1
         run: list[Translated] = []
         for instruction in decode_run(code, rip, bitness, stack_width):
-            known, shape = self._look_up(instruction, bitness + stack_width)
+            known, shape = self._look_up(instruction, mode)
             if native != Native.ALL and not _is_allowed(instruction, known, native):
                 known = INTERPRETED
             run.append((instruction, known, shape))
@@ -167,8 +167,9 @@ class CodeCache:
                 self.start_over()
             return self._write(run, rip, hosts, mode, native)
 
-    def _look_up(self, instruction: Decoded, mode: int) -> tuple[Facts, Shape]:
-        """An instruction's facts and shape follow from its bytes."""
+    def _look_up(self, instruction: Decoded, mode: tuple[int, int]) -> tuple[Facts, Shape]:
+        """An instruction's facts and shape follow from its bytes and the mode: as SDM 3A, 3.4.5,
+        has it, CS.D and SS.B are independent."""
         key = (instruction.code, mode)
         known = self._known.get(key)
         if known is None:
