@@ -18,10 +18,13 @@ from tests.processor.long_mode import (
     USER,
     USER32_CS,
     USER_CS,
+    USER_PHYSICAL,
     USER_SS,
     USER_STACK,
     LongMode,
 )
+from trapline.arch import descriptor as d
+from trapline.arch.paging import PTE_P, PTE_W
 from trapline.arch.registers import RFLAGS_IF, RFLAGS_RF, RFLAGS_TF
 from trapline.processor.exceptions import deliver, inject
 from trapline.processor.guest import EXTERNAL_INTERRUPT
@@ -190,6 +193,42 @@ def test_an_injected_page_fault_leaves_cr2_alone(machine: LongMode) -> None:
     inject(machine.core, PF, 6)
     assert (machine.vector, machine.frame(True).error_code) == (PF, 6)
     assert (machine.state.cr2, machine.frame(True).rflags) == (0x1234, 2)
+
+
+@pytest.mark.parametrize("model, upper", [("zen5", 0xFFFF_8000_0000_0000), ("sapphire-rapids", 0)])
+@pytest.mark.parametrize("code, size", [("48 cf", 8), ("cf", 4), ("48 cb", 8), ("cb", 4)])
+def test_a_return_to_a_16_bit_stack_replaces_16_bits_of_rsp(
+    model: str, upper: int, code: str, size: int
+) -> None:
+    """Linux, espfix_64.c: the other bits of the kernel's RSP are seen in ring 3."""
+    kernel_stack = 0xFFFF_8000_ABCD_0000
+    machine = LongMode(model)
+    machine.tables.map(kernel_stack, STACK_TOP, PTE_P | PTE_W)
+    machine.state.gdtr_limit = 0x4F
+    machine.set_word(GDT + 0x40, d.build_segment(0, 0xFFFF, d.with_dpl(d.AR_DATA16, 3)))
+    flags = [0x202] if code.endswith("cf") else []
+    for position, word in enumerate([USER, USER32_CS, *flags, 0x1234_5800, 0x43]):
+        machine.set_word(STACK_TOP + size * position, word, size)
+    machine.kernel(bytes.fromhex(code), rsp=kernel_stack).step()
+    state = machine.state
+    assert (state.rip, state.cs_selector, state.ss_selector) == (USER, USER32_CS, 0x43)
+    assert state.rsp == upper | 0xABCD_5800
+
+
+@pytest.mark.parametrize("engine", ["interp", "jit"])
+@pytest.mark.parametrize("code, size", [("48 cf", 8), ("48 cb", 8)])
+def test_a_return_to_64_bit_code_replaces_rsp_whatever_the_stack_segment(
+    engine: str, code: str, size: int
+) -> None:
+    machine = LongMode(engine=engine)
+    machine.state.gdtr_limit = 0x4F
+    machine.set_word(GDT + 0x40, d.build_segment(0, 0xFFFF, d.with_dpl(d.AR_DATA16, 3)))
+    machine.bus.bytes[USER_PHYSICAL] = 0xCC
+    flags = [0x202] if code.endswith("cf") else []
+    for position, word in enumerate([USER, USER_CS, *flags, USER_STACK, 0x43]):
+        machine.set_word(STACK_TOP + size * position, word, size)
+    machine.kernel(bytes.fromhex(code), rsp=STACK_TOP).core.run()
+    assert (machine.vector, machine.frame().rsp, machine.frame().ss) == (BP, USER_STACK, 0x43)
 
 
 def test_iretq_returns_to_where_the_frame_says(machine: LongMode) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trapline.arch.descriptor import (
+    AR_DB,
     AR_P,
     AR_S,
     TYPE_CODE,
@@ -15,7 +16,7 @@ from trapline.arch.registers import EFER_LMA
 from trapline.processor import delivery, segment, tasks
 from trapline.processor.fault import Fault
 from trapline.processor.microcode import operands
-from trapline.processor.microcode.registry import GP, microcode
+from trapline.processor.microcode.registry import GP, MASK_64, microcode
 from trapline.processor.segment import NP, SS, TS
 
 if TYPE_CHECKING:
@@ -263,6 +264,20 @@ def _push_long_frame(core: Core, cpl: int, rip: int) -> None:
 # -- RET -------------------------------------------------------------------------------------------
 
 
+def load_outer_stack(core: Core, selector: int, rsp: int, cpl: int, to_64: bool) -> None:
+    """SS and RSP on a return to ring `cpl`, and to 64-bit code or not.
+
+    A 16-bit stack takes only the low 16 bits of what was popped (Linux, espfix_64.c); above bit
+    31 RSP stays as it was on AMD's processors, and is 0 on Intel's (Linux selftests, sigreturn.c).
+    """
+    state = core.state
+    segment.load_outer_stack(core, selector, cpl, to_64)
+    if not to_64 and not state.ss_attributes & AR_DB:
+        kept = MASK_64 ^ 0xFFFF if core.model.is_amd else 0xFFFF0000
+        rsp = state.rsp & kept | rsp & 0xFFFF
+    state.rsp = rsp
+
+
 @microcode("retf")
 def retf(core: Core, instruction: Decoded) -> int:
     state = core.state
@@ -284,10 +299,9 @@ def retf(core: Core, instruction: Decoded) -> int:
         return rip
     rsp, stack_selector = stack.pop(size), stack.pop(size) & 0xFFFF
     to_64 = bool(state.efer & EFER_LMA and descriptor >> 53 & 1)
-    segment.load_outer_stack(core, stack_selector, new_cpl, to_64)
+    load_outer_stack(core, stack_selector, rsp, new_cpl, to_64)
     _load_code(core, selector, descriptor, new_cpl)
     state.cpl = new_cpl
-    state.rsp = rsp
     after = operands.Stack(core)
     after.release(release)
     after.commit()

@@ -28,7 +28,7 @@ from trapline.processor.guest import (
     SOFTWARE_INTERRUPT,
 )
 from trapline.processor.microcode import operands
-from trapline.processor.microcode.far import check_code_for_return
+from trapline.processor.microcode.far import check_code_for_return, load_outer_stack
 from trapline.processor.microcode.registry import GP, MASK_64, microcode
 from trapline.processor.state import INDEX
 
@@ -136,8 +136,7 @@ def _iret_protected(core: Core, size: int) -> int:
     new_cpl = selector & 3
     if segment.code_mode(state)[0] == 64 or new_cpl != state.cpl:
         rsp, stack_selector = stack.pop(size), stack.pop(size) & 0xFFFF
-        segment.load_outer_stack(core, stack_selector, new_cpl, bool(code >> 53 & 1 and is_long))
-        _set_outer_stack_pointer(core, rsp, size)
+        load_outer_stack(core, stack_selector, rsp, new_cpl, bool(code >> 53 & 1 and is_long))
     else:
         stack.commit()
     return _return_to(core, rip, selector, code, image, size)
@@ -150,8 +149,8 @@ def _iret_64(core: Core) -> int:
     frame = core.memory.read(linear, 40)
     rip, selector, image = frame & MASK_64, frame >> 64 & 0xFFFF, frame >> 128 & MASK_64
     code = check_code_for_return(core, selector, rip)
-    segment.load_outer_stack(core, frame >> 256 & 0xFFFF, selector & 3, bool(code >> 53 & 1))
-    state.q[_RSP] = frame >> 192 & MASK_64
+    rsp, stack_selector = frame >> 192 & MASK_64, frame >> 256 & 0xFFFF
+    load_outer_stack(core, stack_selector, rsp, selector & 3, bool(code >> 53 & 1))
     return _return_to(core, rip, selector, code, image, 8)
 
 
@@ -167,17 +166,6 @@ def _return_to(core: Core, rip: int, selector: int, code: int, image: int, size:
     if new_cpl != cpl:
         segment.drop_privileged(core, new_cpl)
     return rip
-
-
-def _set_outer_stack_pointer(core: Core, rsp: int, size: int) -> None:
-    """By the new SS: its whole, or its low 16 bits; 64-bit IRET loads all of RSP."""
-    state = core.state
-    if size == 8 or state.ss_attributes >> 14 & 1:
-        state.rsp = rsp
-    elif size == 4:
-        state.rsp = rsp if state.efer & EFER_LMA else state.rsp & 0xFFFF0000 | rsp & 0xFFFF
-    else:
-        state.rsp = state.rsp & ~0xFFFF | rsp & 0xFFFF
 
 
 def _iret_to_virtual_8086(
