@@ -133,13 +133,10 @@ class Core:
 
     def fetch(self) -> Decoded:
         """Decode the instruction at CS:RIP; raises the fault of fetching it."""
-        state = self.state
-        rip = state.rip
+        rip = self.state.rip
         bitness, stack_width = mode = self.code_mode
-        linear = segment.code_address(self, rip)
-        code = self.memory.fetch(linear, 15)
-        key = (code, rip, mode)
-        known = self._decoded.get(key)
+        code = self._read_code(rip, 15, bitness)
+        known = self._decoded.get((code, rip, mode))
         if known is not None:
             return known
         while True:
@@ -148,11 +145,17 @@ class Core:
                 break
             if len(code) >= 15:
                 raise Fault(13, 0)  # SDM 2A, 2.3.11: longer than 15 bytes
-            code += self.memory.fetch(linear + len(code), 15 - len(code))
+            code += self._read_code(rip + len(code), 15 - len(code), bitness)
         if len(self._decoded) > 20000:
             self._decoded.clear()
-        self._decoded[key] = found
+        self._decoded[code, rip, mode] = found
         return found
+
+    def _read_code(self, offset: int, count: int, bitness: int) -> bytes:
+        """Instruction bytes from CS:offset on, `count` or fewer, as Memory.fetch has it."""
+        if bitness == 64:
+            return self.memory.fetch(offset, count)
+        return self.memory.fetch(*segment.code_window(self.state, offset, count))
 
     def interpret(self, instruction: Decoded | None = None) -> None:
         """Do the instruction at CS:RIP on the reference engine, or raise its fault.

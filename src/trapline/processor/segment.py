@@ -131,14 +131,17 @@ def _check_type(name: str, attributes: int, is_write: bool) -> None:
         raise Fault(SS if name == "ss" else GP, 0)
 
 
-def code_address(core: Core, offset: int, size: int = 1) -> int:
-    """The linear address of an instruction byte: CS's limit holds, its readability does not."""
-    q = core.state.q
-    if q[_CS_ATTRIBUTES] & AR_L and q[_EFER] & EFER_LMA:
-        return offset
-    if offset + size - 1 > q[_LIMIT["cs"]]:
+def code_window(state: State, offset: int, count: int) -> tuple[int, int]:
+    """Code that is not 64-bit: the linear address of an instruction byte, and how many of `count`
+    may be read from there on; #GP if not even the first.  SDM 3A, 5.3: no byte of an instruction
+    may be beyond CS's limit, so none is fetched there; readability does not count.  Linear
+    addresses go around after 4 GiB."""
+    q = state.q
+    beyond = q[_LIMIT["cs"]] + 1
+    if offset >= beyond:
         raise Fault(GP, 0)
-    return offset + q[_BASE["cs"]] & 0xFFFFFFFF
+    linear = offset + q[_BASE["cs"]] & 0xFFFFFFFF
+    return linear, min(count, beyond - offset, 0x1_0000_0000 - linear)
 
 
 # -- descriptors -----------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ _MASK = (1 << layout.JUMP_CACHE_BITS) - 1
 _REASON, _RECORD = INDEX["exit_reason"], INDEX["exit_record"]
 _DETAIL, _SIZE = INDEX["exit_detail"], INDEX["exit_size"]
 _RIP, _EXIT_RIP, _NEXT = INDEX["rip"], INDEX["exit_rip"], INDEX["next_record"]
-_CS_BASE = INDEX["cs_base"]
+_CS_BASE, _CS_LIMIT = INDEX["cs_base"], INDEX["cs_limit"]
 _CPL, _JUMP_CACHE, _TLB = INDEX["cpl"], INDEX["jump_cache"], INDEX["tlb"]
 _MXCSR, _FCW, _EFER = INDEX["mxcsr"], INDEX["fcw"], INDEX["efer"]
 _CR0, _CR4, _ATTENTION = INDEX["cr0"], INDEX["cr4"], INDEX["attention"]
@@ -41,8 +41,12 @@ _UNKNOWN = (int(layout.Exit.LOOKUP), _LINK)  # no record is at hand for the next
 _PYTHON = (_INTERPRET, int(layout.Exit.MEMORY))  # Python is asked about an instruction
 
 
-# Width of the code and of the stack, how much of it is native, the base of CS where it counts.
-_Mode = tuple[tuple[int, int], Native, int]
+_LAST = 0xFFFFFFFF  # linear address outside 64-bit code
+_LONGEST = 15  # bytes of an instruction
+
+# Width of the code and of the stack, how much of it is native, base and limit of CS where they
+# count.
+_Mode = tuple[tuple[int, int], Native, int, int]
 
 
 class Processor(Protocol):
@@ -121,25 +125,34 @@ class Engine:
     def find(self, rip: int) -> Block:
         """The block at a linear address; raises the fault of fetching there."""
         processor, memory = self.processor, self.memory
-        base = 0
-        mode = processor.code_mode
+        linear, mode = rip, processor.code_mode
         if mode[0] != 64:
-            base = self.state.cs_base
-        linear = rip + base & 0xFFFFFFFFFFFFFFFF
+            linear = rip + self.state.cs_base & _LAST
+            if self._is_near_end(rip, linear):
+                return self._interpreted(rip, mode)
         where = memory.translate(linear, _FETCH)
         native = processor.native
         key = (where.host, rip, mode_key(mode, native))
         block = self.code.blocks.get(key)
         if not where.host:  # code in a device: not to be kept, and nothing after it to be touched
-            return self.code.translate(b"", rip, (0,), mode, Native.NOTHING)
+            return self._interpreted(rip, mode)
         if block is None:
             block = self._translate(rip, linear, where.host, mode, native)
         if block is None:
-            return self._uncached(rip, mode)
+            return self._uncached(rip, linear, mode)
         cache = self.caches[self.state.cpl == 3]
         if len(block.hosts) == 1 or native:
             cache.put(rip, block.record)
         return block
+
+    def _is_near_end(self, rip: int, linear: int) -> bool:
+        """Outside 64-bit code: whether an instruction here might not lie within CS's limit, or
+        go around at 4 GiB.  Nothing is to be fetched that is beyond."""
+        return max(rip - self.state.q[_CS_LIMIT], linear - _LAST) > -(_LONGEST - 1)
+
+    def _interpreted(self, rip: int, mode: tuple[int, int]) -> Block:
+        """Leaves whatever is here to the reference engine, fetching included."""
+        return self.code.translate(b"", rip, (0,), mode, Native.NOTHING)
 
     def _translate(
         self, rip: int, linear: int, host: int, mode: tuple[int, int], native: Native
@@ -179,9 +192,8 @@ class Engine:
     def _fits(self, rip: int, linear: int, mode: tuple[int, int]) -> bool:
         return mode[0] == 64 or (rip & 0xFFF) == (linear & 0xFFF)
 
-    def _uncached(self, rip: int, mode: tuple[int, int]) -> Block:
+    def _uncached(self, rip: int, linear: int, mode: tuple[int, int]) -> Block:
         """An instruction on two pages.  Its block is found by both host pages."""
-        linear = rip + (self.state.cs_base if mode[0] != 64 else 0)
         first = self.memory.translate(linear, _FETCH).host
         second = self.memory.translate((linear | 0xFFF) + 1, _FETCH).host
         native = self.processor.native
@@ -196,8 +208,8 @@ class Engine:
     def _read_across(self, linear: int) -> bytes:
         """The bytes of an instruction, on whatever pages."""
         code = b""
-        while len(code) < 15:
-            more = self.memory.fetch(linear + len(code), 15 - len(code))
+        while len(code) < _LONGEST:
+            more = self.memory.fetch(linear + len(code), _LONGEST - len(code))
             if not more:
                 break
             code += more
@@ -250,7 +262,7 @@ class Engine:
     def _stops_at(self, rip: int) -> bool:
         """Whether there is a code breakpoint in the page that native code was about to enter."""
         if self.processor.code_mode[0] != 64:
-            rip = rip + self.state.cs_base & 0xFFFFFFFF
+            rip = rip + self.state.cs_base & _LAST
         return rip >> 12 in self.memory.stops
 
     def deliver(self, vector: int, error_code: int | None) -> bool:
@@ -288,9 +300,9 @@ class Engine:
         if mode is None:
             bits = self.processor.code_mode
             # Segments are not in the signature: only 64-bit code does without.  The caches know
-            # offsets within CS, so its base is a part of the mode.
-            base = 0 if bits[0] == 64 else q[_CS_BASE]
-            mode = (bits, self.processor.native, base)
+            # offsets within CS, checked against its limit, so base and limit are of the mode.
+            base, limit = (0, 0) if bits[0] == 64 else (q[_CS_BASE], q[_CS_LIMIT])
+            mode = (bits, self.processor.native, base, limit)
             if bits[0] == 64:
                 self._modes[signature] = mode
         if mode != self._mode:
@@ -305,8 +317,11 @@ class Engine:
         state, q = self.state, self.state.q
         processor, rip = self.processor, q[_RIP]
         mode = processor.code_mode
-        linear = rip if mode[0] == 64 else rip + self.state.cs_base & 0xFFFFFFFF
-        code = self.memory.fetch(linear, 15)
+        linear = rip if mode[0] == 64 else rip + self.state.cs_base & _LAST
+        if mode[0] != 64 and self._is_near_end(rip, linear):
+            processor.interpret()
+            return False
+        code = self.memory.fetch(linear, _LONGEST)
         host = self.memory.translate(linear, _FETCH).host & ~0xFFF
         native = processor.native
         block = self.code.translate(code, rip, (host, host), mode, native, limit=1)
