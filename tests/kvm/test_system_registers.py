@@ -20,7 +20,7 @@ from tests.kvm.guest import (
 from trapline.arch import cpuid, msr, registers
 from trapline.arch.cpuid import CpuidEntry
 from trapline.arch.descriptor import AR_CODE64, AR_DATA32, build_segment
-from trapline.kvm import Kvm, exits
+from trapline.kvm import Kvm, exits, pretended
 
 HLT = b"\xf4"
 AT = 0x8000  # where the boot code lies
@@ -281,6 +281,20 @@ def test_every_listed_msr_can_be_read(software: Kvm) -> None:
     guest = long_mode(software, HLT)
     indices = software.get_msr_index_list()
     assert list(guest.vcpu.get_msrs(indices)) == indices
+
+
+def test_every_listed_msr_can_be_written_back(software: Kvm) -> None:
+    """Who moves a guest sets what it has read, on a vCPU that has a CPUID and no more."""
+    first, second = long_mode(software, HLT), long_mode(software, HLT)
+    words = first.vcpu.get_msrs(software.get_msr_index_list())
+    assert second.vcpu.set_msrs(words) == len(words)
+
+
+def test_what_only_software_knows_of_is_listed(kvm: Kvm) -> None:
+    """emulated_msrs_all."""
+    listed = kvm.get_msr_index_list()
+    wanted = (msr.IA32_TSC_DEADLINE, msr.IA32_MCG_STATUS, msr.IA32_BIOS_SIGN_ID, pretended.HWCR)
+    assert [index in listed for index in wanted] == [True] * 4
 
 
 # -- instructions with nothing behind them -------------------------------------------------------

@@ -42,7 +42,7 @@ _READ_ONLY = {msr.IA32_MTRRCAP: 8 | msr.MTRRCAP_FIXED | msr.MTRRCAP_WC}
 # Last branches, and those before the last exception: none is recorded (kvm_get_msr_common).
 _READ_ONLY |= dict.fromkeys(range(msr.LAST_BRANCH_FROM_IP, msr.LAST_BRANCH_FROM_IP + 4), 0)
 _READ_ONLY |= pretended.CONSTANT
-_APIC = frozenset((msr.IA32_TSC_DEADLINE, *range(msr.X2APIC_FIRST, msr.X2APIC_LAST + 1)))
+_APIC = range(msr.X2APIC_FIRST, msr.X2APIC_LAST + 1)
 _BTF_AND_LBR = msr.DEBUGCTL_BTF | msr.DEBUGCTL_LBR
 
 
@@ -59,6 +59,7 @@ def indices(model: Iterable[CpuidEntry], quirks: Quirk = quirks.NONE) -> list[in
     """KVM_GET_MSR_INDEX_LIST."""
     listed = {*_IN_PROCESSOR, *_MTRRS, msr.IA32_MISC_ENABLE}
     listed |= {msr.IA32_TSC, msr.IA32_PAT, msr.IA32_EFER, msr.IA32_APIC_BASE}
+    listed |= {msr.IA32_TSC_DEADLINE, msr.IA32_MCG_STATUS, msr.IA32_BIOS_SIGN_ID, pretended.HWCR}
     if Quirk.DEBUGCTL_NOT_LISTED not in quirks:
         listed.add(msr.IA32_DEBUGCTL)
     if Quirk.NO_SPLIT_LOCK_AC not in quirks and knows_test_ctrl(model):
@@ -97,6 +98,8 @@ class Msrs:
                 return vcpu.backend.get_tsc()
             case msr.IA32_APIC_BASE:
                 return vcpu.apic_base
+            case msr.IA32_TSC_DEADLINE:
+                return _get_deadline(vcpu.apic, by_host)
         if index in _SPLIT_LOCK:
             return self._get_split_lock(index, by_host)
         if index in _IN_PROCESSOR:
@@ -104,7 +107,7 @@ class Msrs:
         if index in _READ_ONLY:
             return _READ_ONLY[index]
         if index in _APIC and vcpu.apic is not None:
-            return _get_apic(vcpu.apic, index, by_host)
+            return register_file.read_msr(vcpu.apic, index)
         return self._words.get(index)
 
     def set(self, index: int, word: int, by_host: bool = False) -> bool:
@@ -124,12 +127,14 @@ class Msrs:
                 return True
             case msr.IA32_APIC_BASE:
                 return vcpu.control.write_apic_base(word, by_host)
+            case msr.IA32_TSC_DEADLINE:
+                return _set_deadline(vcpu.apic, word)
         if index == msr.TEST_CTRL:
             return self._set_test_ctrl(word, by_host)
         if index in _IN_PROCESSOR:
             return self._may_touch(index, by_host) and vcpu.backend.write_msr(index, word)
         if index in _APIC and vcpu.apic is not None:
-            return _set_apic(vcpu.apic, index, word)
+            return register_file.write_msr(vcpu.apic, index, word)
         if index in pretended.IGNORED:
             return True
         if index not in self._words:
@@ -180,16 +185,16 @@ class Msrs:
         return by_host or cpuid.has(entries, cpuid.CORE_CAPABILITIES)
 
 
-def _get_apic(apic: LocalApic, index: int, by_host: bool) -> int | None:
-    if index == msr.IA32_TSC_DEADLINE:
-        # The guest does not see one that has passed.
-        return apic.timer.tsc_deadline if by_host or apic.timer.is_running else 0
-    return register_file.read_msr(apic, index)
+def _get_deadline(apic: LocalApic | None, by_host: bool) -> int:
+    """Zero without a timer to set (kvm_get_lapic_tscdeadline_msr); nor does the guest see a
+    deadline that has passed."""
+    if apic is None or not (by_host or apic.timer.is_running):
+        return 0
+    return apic.timer.tsc_deadline
 
 
-def _set_apic(apic: LocalApic, index: int, word: int) -> bool:
-    if index != msr.IA32_TSC_DEADLINE:
-        return register_file.write_msr(apic, index, word)
-    with apic.lock:
-        apic.timer.set_deadline(word)
+def _set_deadline(apic: LocalApic | None, word: int) -> bool:
+    if apic is not None:
+        with apic.lock:
+            apic.timer.set_deadline(word)
     return True

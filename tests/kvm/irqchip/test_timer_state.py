@@ -78,6 +78,33 @@ def test_setting_the_page_keeps_a_deadline(kvm: Kvm) -> None:
     assert vcpu.get_msrs([msr.IA32_TSC_DEADLINE]) == armed
 
 
+def armed_by_deadline(kvm: Kvm) -> Machine:
+    """The timer is due in 2**28 ticks."""
+    arm = guest.wrmsr(guest.x2apic(apic.LVT_TIMER), TimerMode.TSC_DEADLINE << 17 | VECTOR)
+    # rdtsc; add eax, 10000000h; adc edx, 0; mov ecx, 6e0h; wrmsr
+    arm += b"\x0f\x31" + guest.at("05", 1 << 28) + b"\x83\xd2\x00"
+    arm += guest.at("b9", msr.IA32_TSC_DEADLINE) + b"\x0f\x30"
+    machine = Machine(kvm, guest.start() + arm + WAIT + b"\xfb\xf4" + END)  # sti; hlt
+    machine.handle(VECTOR, guest.store(RESULTS, 1))
+    return machine
+
+
+def test_a_guest_moved_by_the_list_of_msrs_keeps_its_deadline(software: Kvm) -> None:
+    """KVM_GET_MSR_INDEX_LIST is what is to be moved; the guest halts until the timer rings."""
+    first, second = armed_by_deadline(software), armed_by_deadline(software)
+    first.run_first()
+    second.memory.write(0, first.memory.read(0, base.SIZE))
+    old, new = first.vcpu, second.vcpu
+    new.set_sregs(old.get_sregs())
+    new.set_regs(old.get_regs())
+    new.set_lapic(old.get_lapic())
+    words = old.get_msrs(software.get_msr_index_list())
+    assert new.set_msrs(words) == len(words)
+    new.set_vcpu_events(old.get_vcpu_events())
+    assert guest.is_end(second.run_first(timeout=60))
+    assert second.word() == 1
+
+
 def test_an_nmi_message_to_a_stopped_processor_is_among_its_events(kvm: Kvm) -> None:
     """process_nmi(), which KVM_GET_VCPU_EVENTS and KVM_SET_VCPU_EVENTS begin with."""
     machine = Machine(kvm, guest.start() + WAIT + NOP * 4 + END)
