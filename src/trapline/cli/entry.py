@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from trapline import __version__
 from trapline.cli.failure import BROKEN_PIPE, TOOL_ERROR, Failure, complain, reason, silence
+from trapline.cli.standard_files import take_closed
 
 VERBS = {
     "trace": "run a program and report every bus lock it takes",
@@ -63,6 +64,7 @@ def make_parser(verb: str | None = None) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the answer is its exit status."""
+    take_closed()
     arguments = sys.argv[1:] if arguments is None else arguments
     verb = next((word for word in arguments if not word.startswith("-")), None)
     try:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from ctypes import byref
 
 from trapline.cli.kernel_log import KernelLog
+from trapline.cli.standard_files import give_back
 from trapline.process import Area, Outcome, Policy, Process, ProgramObserver, Thread
 from trapline.processor import BusLock, Cause, compiler, disassemble
 from trapline.processor import Outcome as Signalled
@@ -129,6 +130,7 @@ class Watcher(ProgramObserver):
 
     def started(self, pid: int, executable: str, arguments: list[str]) -> None:
         self._recorder.start(pid, 0, arguments, executable)
+        give_back()  # Trapline's own files are all made, and are elsewhere
 
     def executed(self, pid: int, executable: str, arguments: list[str]) -> None:
         if not self._is_silent:
