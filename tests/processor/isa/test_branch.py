@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tests.processor.isa.conftest import Run
-from tests.processor.isa.machine import ENTRY, STACK
+from tests.processor.isa.machine import ENTRY, STACK, Machine, prepare
+from tests.processor.long_mode import FLAT, USER, USER_PHYSICAL, LongMode
+from trapline.processor.decode import Decoded, decode
+from trapline.processor.fault import Fault
+from trapline.processor.interp import execute
 from trapline.processor.isa.conditions import CONDITIONS
+from trapline.processor.language import Raise, record
+from trapline.processor.language.check import check
+from trapline.processor.state import INDEX
 
 GP = 13
 NON_CANONICAL = 0x0000_8000_0000_0000
@@ -73,6 +80,92 @@ def test_a_target_must_be_canonical(
         assert (after.rip, after.rsp) == (ENTRY, STACK)
     else:
         assert (after.fault, after.rip) == (None, target)
+
+
+EDGE = NON_CANONICAL - 0x1000  # the last page of the lower half
+
+
+def beyond(opcode: str, at: int, target: int = NON_CANONICAL + 0x2000) -> bytes:
+    """A direct branch out of the lower half."""
+    code = bytes.fromhex(opcode)
+    return code + (target - at - len(code) - 4).to_bytes(4, "little")
+
+
+def outward(opcode: str, at: int = EDGE) -> Decoded:
+    decoded = decode(beyond(opcode, at), at)
+    assert decoded is not None
+    return decoded
+
+
+@pytest.mark.parametrize("engine", ["interp", "jit"])
+@pytest.mark.parametrize("opcode", ["e9", "e8", "0f 84"])
+def test_a_direct_branch_to_a_target_that_is_not_canonical_faults_itself(
+    engine: str, opcode: str
+) -> None:
+    """As on silicon, for JMP, CALL and a Jcc that is taken: RIP is the branch, nothing pushed."""
+    machine = LongMode(engine=engine)
+    memory = machine.bus.bytes
+    code = b"\x39\xc0" + beyond(opcode, EDGE + 2)  # CMP EAX, EAX
+    memory[USER_PHYSICAL + 0x3000 : USER_PHYSICAL + 0x4000] = b"\xcc" * 0x1000
+    machine.user(code).core.run()
+    assert machine.vector == 3  # the same bytes where they lead to code
+    machine.tables.map(EDGE, USER_PHYSICAL + 0x1000, FLAT)
+    memory[USER_PHYSICAL + 0x1000 : USER_PHYSICAL + 0x1000 + len(code)] = code
+    machine.user(code, rip=EDGE, activity=0).core.run()
+    frame = machine.frame(has_error_code=True)
+    assert (machine.vector, frame.error_code, frame.rip) == (GP, 0, EDGE + 2)
+    assert frame.rsp == USER + 0x5000
+
+
+@pytest.mark.parametrize("engine", ["interp", "jit"])
+def test_a_conditional_branch_that_is_not_taken_may_name_any_target(engine: str) -> None:
+    machine = LongMode(engine=engine)
+    machine.tables.map(EDGE, USER_PHYSICAL, FLAT)
+    code = b"\x39\xc0" + beyond("0f 85", EDGE + 2) + b"\xcc"
+    machine.user(code, rip=EDGE).core.run()
+    assert (machine.vector, machine.frame().rip) == (3, EDGE + len(code))
+
+
+@pytest.mark.parametrize("opcode", ["e9", "e8", "0f 84"])
+def test_direct_targets_are_canonical_by_cr4_la57(opcode: str) -> None:
+    decoded = outward(opcode)
+    for la57 in (0, 1):
+        machine = Machine(64)
+        prepare(machine.state, machine.memory.bytes, {"flags": "zf", "cr4": la57 << 12})
+        machine.state.rip = EDGE
+        if la57:
+            assert execute(machine, decoded)  # type: ignore[arg-type]
+            assert machine.state.rip == NON_CANONICAL + 0x2000
+        else:
+            with pytest.raises(Fault) as raised:
+                execute(machine, decoded)  # type: ignore[arg-type]
+            assert (raised.value.vector, raised.value.error_code) == (GP, 0)
+            assert (machine.state.rip, machine.state.rsp) == (EDGE, STACK)
+            assert not machine.memory.accesses
+
+
+@pytest.mark.parametrize("opcode", ["e9", "e8", "0f 84"])
+@pytest.mark.parametrize(
+    "at, target, is_checked",
+    [
+        (EDGE, NON_CANONICAL + 0x2000, True),
+        (EDGE, NON_CANONICAL, True),
+        (EDGE, NON_CANONICAL - 1, False),
+        (-NON_CANONICAL, -NON_CANONICAL, False),
+        (-NON_CANONICAL, -NON_CANONICAL - 1, True),
+        (0, -0x1000, False),
+    ],
+)
+def test_direct_branches_carry_a_check_only_where_it_can_fail(
+    opcode: str, at: int, target: int, is_checked: bool
+) -> None:
+    code = bytes.fromhex(opcode)
+    offset = target - at - len(code) - 4 & 0xFFFF_FFFF
+    decoded = decode(code + offset.to_bytes(4, "little"), at & (1 << 64) - 1)
+    assert decoded is not None
+    effects = record(decoded.form)
+    check(decoded.form, effects, INDEX)
+    assert any(isinstance(effect, Raise) for effect in effects) == is_checked
 
 
 @pytest.mark.parametrize(

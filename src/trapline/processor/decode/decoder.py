@@ -13,7 +13,8 @@ from typing import Any, cast
 import iced_x86
 from iced_x86 import DecoderOptions, MemorySizeExt, OpKind, Register
 
-from trapline.processor.decode.instruction import Bound, Decoded
+from trapline.processor.decode.instruction import TOO_LONG, Bound, Decoded
+from trapline.processor.decode.limits import LONGEST, is_too_long, is_undefined
 from trapline.processor.language import FormFacts, OperandKind
 from trapline.processor.state import GPR_NAMES, OFFSET, XMM_OFFSET
 
@@ -192,6 +193,14 @@ def _shifts(name: str, operands: tuple[Bound, ...]) -> bool:
     return bool(operands[-1].immediate & (63 if operands[0].width == 64 else 31))
 
 
+def _strays(operands: tuple[Bound, ...], bitness: int) -> bool:
+    """Whether this is a near branch of 64-bit code that leaves the canonical addresses of 48
+    bits, so that its target must be looked at."""
+    if bitness != 64 or not operands or operands[0].kind != "branch":
+        return False
+    return 1 << 47 <= operands[0].immediate < (1 << 64) - (1 << 47)
+
+
 _FORMS: dict[tuple[object, ...], FormFacts] = {}
 
 
@@ -215,11 +224,13 @@ def _form(item: iced_x86.Instruction, name: str, operands: tuple[Bound, ...], bi
         and operands[0].kind != "imm"
     )
     immediate, shifts = _shaping_immediate(name, operands), _shifts(name, operands)
+    strays = _strays(operands, bitness)
     lock = item.has_lock_prefix
     code = item.code
     kinds = tuple((b.kind, b.width) for b in operands)
     key = (
         code, kinds, lock, repeat, bitness, address_width, stack_width, aliased, immediate, shifts,
+        strays,
     )  # fmt: skip
     form = _FORMS.get(key)
     if form is None:
@@ -228,7 +239,7 @@ def _form(item: iced_x86.Instruction, name: str, operands: tuple[Bound, ...], bi
         )
         form = _FORMS[key] = FormFacts(
             name, tuple(OperandKind(k, w) for k, w in kinds), lock, repeat, bitness,
-            width, address_width, stack_width, aliased, immediate, shifts,
+            width, address_width, stack_width, aliased, immediate, shifts, strays,
         )  # fmt: skip
     return form
 
@@ -240,7 +251,7 @@ def decode_run(code: bytes, rip: int, bitness: int, stack_width: int) -> Iterato
     """Decode one instruction after the other until the bytes run out.
 
     An instruction cut off by the end of `code` ends the run without being given; one that does
-    not decode is given with the name "" and ends it.
+    not decode, or is too long, is given with the name "" and ends it.
     """
     decoder = iced_x86.Decoder(bitness, code, DecoderOptions.NONE, ip=rip)
     position, end = 0, len(code)
@@ -250,11 +261,14 @@ def decode_run(code: bytes, rip: int, bitness: int, stack_width: int) -> Iterato
         length = item.len
         if not item.code:
             if decoder.last_error == iced_x86.DecoderError.NO_MORE_BYTES:
-                if _is_undefined(code[position:], bitness):
+                if is_undefined(code[position:], bitness):
                     yield Decoded("", rip + position, end - position, code[position:], _INVALID, ())
                 return
             raw = code[position : position + max(length, 1)]
-            yield Decoded("", rip + position, length, raw, _INVALID, ())
+            # iced-x86 takes what goes on beyond 15 bytes for undefined.
+            too_long = length == LONGEST and is_too_long(raw, bitness)
+            form = TOO_LONG if too_long else _INVALID
+            yield Decoded("", rip + position, length, raw, form, ())
             return
         raw = code[position : position + length]
         known = seen.get(raw)
@@ -271,29 +285,6 @@ def decode_run(code: bytes, rip: int, bitness: int, stack_width: int) -> Iterato
         form, operands = known
         yield Decoded(form.name, rip + position, length, raw, form, operands)
         position += length
-
-
-_PREFIXES = bytes.fromhex("262e363e64656667f0f2f3")
-# SDM 2A, opcode maps: what 64-bit mode has no more, and what never was, without a ModRM byte.
-_GONE = bytes.fromhex("06070e16171e1f272f373f6061ced6")
-_RESERVED = bytes.fromhex("040a0c2425262736393b3c3d3e3f7a7ba6a7")
-
-
-def _is_undefined(code: bytes, bitness: int) -> bool:
-    """Whether these bytes, which the decoder wants more after, are an undefined opcode already:
-    no processor fetches what follows."""
-    opcode = code.lstrip(_PREFIXES)
-    if bitness == 64 and opcode and opcode[0] & 0xF0 == 0x40:
-        opcode = opcode[1:]
-    if len(opcode) == 1:
-        return bitness == 64 and opcode in _GONE
-    if len(opcode) != 2:
-        return False
-    if opcode[0] == 0x0F:
-        return opcode[1] in _RESERVED
-    # x87 with a register is two bytes.
-    padded = iced_x86.Decoder(bitness, opcode + bytes(1), DecoderOptions.NONE)
-    return opcode[0] & 0xF8 == 0xD8 and opcode[1] >= 0xC0 and not padded.decode().code
 
 
 _Known = tuple[FormFacts, tuple[Bound, ...]]

@@ -1,8 +1,8 @@
 """Near jumps, calls and returns, conditional branches and loops.
 
-Far transfers are microcode.  In 64-bit code a branch through a register or memory to an address
-that is not canonical faults at the branch, as Intel's processors do it; a branch beyond the limit
-of CS in 16- and 32-bit code does so on all.
+Far transfers are microcode.  In 64-bit code a branch to an address that is not canonical faults at
+the branch, direct or not, as Intel's processors do it; a branch beyond the limit of CS in 16- and
+32-bit code does so on all.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ def _is_far(cpu: Cpu, target: Operand) -> bool:
 def _check_target(cpu: Cpu, target: Value, condition: Value | None, direct: bool) -> None:
     if cpu.form.bitness != 64:
         beyond = cpu.register("cs_limit").get().below(target)
-        cpu.fault(beyond if condition is None else beyond & condition, GP, 0)
-    elif not direct:
+    elif not direct or cpu.form.strays:
         width = _unused_bits(cpu)
-        cpu.fault((target << width).ashr(width).differs(target), GP, 0)
+        beyond = (target << width).ashr(width).differs(target)
+    else:
+        return
+    cpu.fault(beyond if condition is None else beyond & condition, GP, 0)
 
 
 def _unused_bits(cpu: Cpu) -> Value:

@@ -89,7 +89,7 @@ class CodeCache:
         self.lock = threading.RLock()
         self.blocks: dict[tuple[int, ...], Block] = {}
         self.by_page: dict[int, list[tuple[tuple[int, ...], Block]]] = {}
-        self._known: dict[tuple[bytes, tuple[int, int]], tuple[Facts, Shape]] = {}
+        self._known: dict[tuple[bytes, tuple[int, int], bool], tuple[Facts, Shape]] = {}
         self._shapes: dict[Shape, Shape] = {}
         # What the reference engine is handed, by the record it was found through.
         self.interpreted: dict[int, Decoded] = {}
@@ -168,9 +168,9 @@ class CodeCache:
             return self._write(run, rip, hosts, mode, native)
 
     def _look_up(self, instruction: Decoded, mode: tuple[int, int]) -> tuple[Facts, Shape]:
-        """An instruction's facts and shape follow from its bytes and the mode: as SDM 3A, 3.4.5,
-        has it, CS.D and SS.B are independent."""
-        key = (instruction.code, mode)
+        """An instruction's facts and shape follow from its bytes and the mode (as SDM 3A, 3.4.5,
+        has it, CS.D and SS.B are independent), and from whether its target is canonical."""
+        key = (instruction.code, mode, instruction.form.strays)
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= _MOST_KNOWN:

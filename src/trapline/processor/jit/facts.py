@@ -54,8 +54,9 @@ INTERPRETED = Facts(False, True, True, False, True, True, True, True, -1, False)
 
 @cache
 def facts(form: FormFacts) -> Facts:
-    """The facts of a form.  An unknown instruction is the reference engine's (which says #UD)."""
-    if form.name not in INSTRUCTIONS:
+    """The facts of a form.  An unknown instruction is the reference engine's (which says #UD), and
+    so is a branch whose target may not be canonical: the others carry no check."""
+    if form.name not in INSTRUCTIONS or form.strays:
         return INTERPRETED
     walk = _Walk()
     walk.effects(recording(form), conditional=False)

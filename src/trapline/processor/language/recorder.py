@@ -59,6 +59,8 @@ class FormFacts:
     # Of a vector instruction: which lanes, predicate, rounding ...; of ENTER: the nesting level.
     immediate: int | None = None
     shifts: bool = False  # a shift or rotate by an immediate that is certainly not 0
+    # A near branch of 64-bit code to an address that is not canonical, or only with 57 bits.
+    strays: bool = False
 
 
 class Operand:
