@@ -34,6 +34,8 @@ _HIDDEN_BY_QUIRK = {
     Quirk.NO_SPLIT_LOCK_AC: (cpuid.CORE_CAPABILITIES, cpuid.UC_LOCK_DISABLE),
 }
 _BASIC, _EXTENDED = 0, 0x80000000
+_ADDRESS_SIZES = 0x80000008
+_PHYSICAL_BITS_WITHOUT_LEAF = 36
 # AMD's Fn8000_0001_EDX says these again (APM 3).
 _REPEATED = [replace(one, function=_EXTENDED + 1) for one in (cpuid.MCE, cpuid.MCA)]
 
@@ -90,6 +92,15 @@ class GuestCpuid:
 
     def has(self, feature: Feature) -> bool:
         return cpuid.has(self.entries, feature)
+
+    @property
+    def physical_bits(self) -> int:
+        """How wide the guest's physical addresses are (cpuid_query_maxphyaddr)."""
+        limits = cpuid.find(self.entries, _EXTENDED)
+        sizes = cpuid.find(self.entries, _ADDRESS_SIZES)
+        if limits is None or limits.eax < _ADDRESS_SIZES or sizes is None:
+            return _PHYSICAL_BITS_WITHOUT_LEAF
+        return sizes.eax & 0xFF
 
     def follow(self, cr4: int, xcr0: int) -> None:
         """CR4 or XCR0 was written (kvm_update_cpuid_runtime)."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from trapline.arch import cpuid, msr
 from trapline.arch.cpuid import CpuidEntry
-from trapline.arch.paging import is_valid_pat
+from trapline.arch.paging import is_valid_mtrr_type, is_valid_pat
 from trapline.kvm import pretended, quirks
 from trapline.kvm.irqchip import register_file
 from trapline.kvm.quirks import Quirk
@@ -34,6 +34,8 @@ _MTRRS = (
     *range(msr.IA32_MTRR_FIX4K_C0000, msr.IA32_MTRR_FIX4K_C0000 + 8),
     msr.IA32_MTRR_DEF_TYPE,
 )
+_MTRR_DEF_TYPE = msr.MTRR_DEF_TYPE_TYPE | msr.MTRR_DEF_TYPE_FIXED_ENABLE | msr.MTRR_DEF_TYPE_ENABLE
+_PAGE_SIZE = 4096
 _SPLIT_LOCK = (msr.TEST_CTRL, msr.IA32_CORE_CAPABILITIES)
 # Linux's split_lock_cpu_ids: Ice Lake X, D and L have TEST_CTRL and do not enumerate it.
 _FAMILY_AND_MODEL = 0x0FFF0FF0
@@ -53,6 +55,20 @@ def knows_test_ctrl(entries: Iterable[CpuidEntry]) -> bool:
     if signature is not None and signature.eax & _FAMILY_AND_MODEL in _TEST_CTRL_UNENUMERATED:
         return True
     return cpuid.has(leaves, cpuid.CORE_CAPABILITIES)
+
+
+def _is_valid_mtrr(index: int, word: int, physical_bits: int) -> bool:
+    """kvm_mtrr_valid(): types that there are, and no reserved bit (SDM 3A, "Memory Type Range
+    Registers (MTRRs)")."""
+    if index == msr.IA32_MTRR_DEF_TYPE:
+        return not word & ~_MTRR_DEF_TYPE and is_valid_mtrr_type(word & msr.MTRR_DEF_TYPE_TYPE)
+    if index >= msr.IA32_MTRR_FIX64K_00000:
+        return all(is_valid_mtrr_type(number) for number in word.to_bytes(8, "little"))
+    addresses = (1 << physical_bits) - _PAGE_SIZE
+    if index & 1:
+        return not word & ~(addresses | msr.MTRR_PHYSMASK_VALID)
+    number = word & msr.MTRR_PHYSBASE_TYPE
+    return not word & ~(addresses | msr.MTRR_PHYSBASE_TYPE) and is_valid_mtrr_type(number)
 
 
 def indices(model: Iterable[CpuidEntry], quirks: Quirk = quirks.NONE) -> list[int]:
@@ -135,9 +151,11 @@ class Msrs:
             return self._may_touch(index, by_host) and vcpu.backend.write_msr(index, word)
         if index in _APIC and vcpu.apic is not None:
             return register_file.write_msr(vcpu.apic, index, word)
-        if index in pretended.IGNORED:
-            return True
+        if index in pretended.IGNORED or (index == msr.IA32_BIOS_SIGN_ID and not by_host):
+            return True  # systems write the microcode's revision before they read it
         if index not in self._words:
+            return False
+        if index in _MTRRS and not _is_valid_mtrr(index, word, vcpu.cpuid.physical_bits):
             return False
         kept = pretended.hwcr(word) if index == pretended.HWCR else word
         if kept is None:
