@@ -23,7 +23,10 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
     parser.epilog = EPILOG
-    parser.add_argument("file", metavar="FILE", help="a trace, as `trapline trace --output` writes")
+    parser.add_argument(
+        "file", metavar="FILE",
+        help="a trace, as `trapline trace --output` writes; - is standard input",
+    )  # fmt: skip
     add_report_options(parser)
 
 

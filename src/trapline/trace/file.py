@@ -19,6 +19,7 @@ from typing import Any
 
 VERSION = 1
 MAGIC = "trapline_trace"
+STANDARD_INPUT = "-"
 Record = dict[str, Any]
 
 # Above what shells and programs use, so that the guest's own descriptors stay its own.
@@ -146,25 +147,34 @@ def _identity(descriptor: int) -> tuple[int, int]:
 
 
 class TraceFile:
-    """Reads a trace's header at once and its records as they are asked for."""
+    """Reads a trace's header at once and its records, once, as they are asked for.
+
+    From one stream: what comes through a pipe cannot be opened a second time.
+    """
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.path = "standard input" if path == STANDARD_INPUT else path
         self.damaged_lines = 0
         self.is_cut_short = False
         try:
-            with open(path, "rb") as stream:
-                first = stream.readline(1 << 20)
+            is_input = path == STANDARD_INPUT
+            self._stream = open(0, "rb", closefd=False) if is_input else open(path, "rb")
+            with contextlib.ExitStack() as cleanup:
+                cleanup.callback(self._stream.close)
+                self.header = self._parse_header(self._stream.readline(1 << 20))
+                cleanup.pop_all()
         except IsADirectoryError:
-            raise TraceError(f"{path} is a directory, not a trace file") from None
+            raise TraceError(f"{self.path} is a directory, not a trace file") from None
         except OSError as error:
-            raise TraceError(f"cannot read {path}: {error.strerror}") from None
-        self.header = self._parse_header(first)
+            raise TraceError(f"cannot read {self.path}: {error.strerror}") from None
+
+    def __del__(self) -> None:
+        if hasattr(self, "_stream"):  # who wants the header alone leaves the records
+            self._stream.close()
 
     def records(self) -> Iterator[Record]:
         """Every whole record; broken lines are counted, a broken last line is expected."""
-        with open(self.path, "rb") as stream:
-            next(stream)
+        with self._stream as stream:
             for line in stream:
                 self.is_cut_short = not line.endswith(b"\n")
                 if not line.strip():
@@ -190,6 +200,6 @@ class TraceFile:
 def _parse(line: bytes) -> Record | None:
     try:
         record = json.loads(line)
-    except ValueError:  # bad JSON or bad UTF-8
+    except (ValueError, RecursionError):  # bad JSON, bad UTF-8, brackets without end
         return None
     return record if isinstance(record, dict) else None
