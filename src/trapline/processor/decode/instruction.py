@@ -36,6 +36,10 @@ class Bound:
     address_width: int = 64
 
 
+TOO_LONG = FormFacts("", ())
+"""The form of what does not end within 15 bytes; told from others by identity."""
+
+
 @dataclass(slots=True)
 class Decoded:
     """An instruction at `rip`.  `code` is its bytes; `name` "" means it does not decode."""
@@ -46,6 +50,11 @@ class Decoded:
     code: bytes
     form: FormFacts
     operands: tuple[Bound, ...]
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether it goes on beyond 15 bytes, of which `code` has the first."""
+        return self.form is TOO_LONG
 
     @property
     def float_opcode(self) -> int:

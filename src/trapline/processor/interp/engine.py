@@ -75,6 +75,8 @@ def execute(host: Host, instruction: Decoded, iterations: int = _ITERATIONS) -> 
     form = instruction.form
     known = _PREPARED.get(id(form))
     if known is None or known[0] is not form:
+        if instruction.is_too_long:
+            raise Fault(13, 0)  # SDM 2A, 2.3.11
         if instruction.name not in INSTRUCTIONS:
             raise Undefined(instruction.name, instruction.code)
         known = _PREPARED[id(form)] = (form, *_prepare(form))
