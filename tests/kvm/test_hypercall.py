@@ -6,9 +6,18 @@ import errno
 
 import pytest
 
-from tests.kvm.guest import DATA, KERNEL_CODE, PAGE_DIRECTORY, Guest, handle, long_mode, real_mode
+from tests.kvm.guest import (
+    DATA,
+    KERNEL_CODE,
+    PAGE_DIRECTORY,
+    Guest,
+    Memory,
+    handle,
+    long_mode,
+    real_mode,
+)
 from trapline.arch import cpuid
-from trapline.kvm import Kvm, exits, open_kvm
+from trapline.kvm import Kvm, abi, exits, open_kvm
 
 INTEL, AMD = "sapphire-rapids", "zen5"
 VMCALL, VMMCALL = b"\x0f\x01\xc1", b"\x0f\x01\xd9"
@@ -98,6 +107,20 @@ def test_what_the_guest_may_not_write_is_not_replaced(kvm: Kvm, cpu: str) -> Non
     assert guest.vcpu.get_sregs().cr2 == KERNEL_CODE
     assert guest.memory.quad(0x238000 - 48) == 3  # present, write
     assert guest.memory.read(KERNEL_CODE, 3) == OTHER[cpu]
+    guest.close()
+
+
+def test_in_a_read_only_slot_the_vmm_is_told_of_the_replacement(kvm: Kvm, cpu: str) -> None:
+    """A write exit, each time the guest comes to it."""
+    rom = Memory(0x1000)
+    rom.write(0, OTHER[cpu])
+    guest = long_mode(kvm, b"")
+    guest.memory.write_quads(PAGE_DIRECTORY + 8, 0x800000 | 0x87)
+    guest.vm.set_user_memory_region(1, abi.MEM_READONLY, 0x800000, 0x1000, rom.address)
+    guest.vcpu.regs.rip = 0x200000
+    for _ in range(2):
+        assert guest.vcpu.run() == exits.Mmio(0x800000, 3, True, bytearray(OWN[cpu]))
+    assert rom.read(0, 3) == OTHER[cpu]
     guest.close()
 
 

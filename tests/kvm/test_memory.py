@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
@@ -55,6 +56,31 @@ def test_slots_are_found_by_address() -> None:
     assert [slots.host(at) for at in (0xFFF, 0x1000, 0x2FFF, 0x3000, 0x5FFF, 0x6000)] == [
         None, 0x10000, 0x11FFF, None, 0x20FFF, None
     ]  # fmt: skip
+
+
+def test_a_slot_is_found_whatever_comes_and_goes_meanwhile() -> None:
+    """As with KVM's memslots, who looks sees an old map or a new one, never a mixture."""
+    slots, lasting = Slots(), Slot(0x200000, 0x1000, 0x30000000, 0, 2)
+    slots.set(lasting)
+    slots.set(Slot(0x800000, 0x1000, 0x50000000, 0, 3))
+    ends = threading.Event()
+
+    def come_and_go() -> None:
+        while not ends.is_set():
+            slots.set(Slot(0x1000, 0x1000, 0x10000000, 0, 1))
+            slots.set(Slot(0, 0, 0, 0, 1))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        found = {slots.find(0x200000) for _ in range(100_000)}
+    finally:
+        ends.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert found == {lasting}
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,13 @@ class Backend(Protocol):
 
     def linear_rip(self) -> int: ...
 
+    @property
+    def is_64_bit(self) -> bool:
+        """64-bit mode; not compatibility mode."""
+
+    def read_gpr(self, name: str) -> int:
+        """What an instruction finds in it: outside of 64-bit mode its low half."""
+
     def get_segment(self, name: str) -> Segment:
         """`name` as in kvm_sregs: cs, ds, es, fs, gs, ss, tr, ldt."""
 

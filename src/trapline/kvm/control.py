@@ -76,7 +76,7 @@ class ControlRegisters:
             and not backend.load_pdptes()
         ):
             return False
-        if not cr0 & CR0_PG and (backend.get_segment("cs").l or cr4 & CR4_PCIDE) and old & CR0_PG:
+        if not cr0 & CR0_PG and (backend.is_64_bit or cr4 & CR4_PCIDE) and old & CR0_PG:
             return False
         if efer & EFER_LME and (cr0 ^ old) & CR0_PG:
             backend.set_efer(efer | EFER_LMA if enables else efer & ~EFER_LMA)
@@ -90,9 +90,13 @@ class ControlRegisters:
             cr3 &= ~no_flush
             if cr3 >> _PHYSICAL_BITS:
                 return False
+        old = self._vcpu.state.cr3
         backend.set_cr3(cr3)
         is_pae = backend.get_cr4() & CR4_PAE and backend.get_cr0() & CR0_PG
-        return not is_pae or bool(efer & EFER_LMA) or backend.load_pdptes()
+        if is_pae and not efer & EFER_LMA and not backend.load_pdptes():
+            backend.set_cr3(old)
+            return False
+        return True
 
     def write_cr4(self, cr4: int) -> bool:
         vcpu, backend = self._vcpu, self._vcpu.backend

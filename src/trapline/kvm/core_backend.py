@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from trapline.kvm.vcpu import SoftwareVcpu
 
 _MASK_64: Final = (1 << 64) - 1
+_MASK_32: Final = (1 << 32) - 1
+_CS_L: Final = 1 << 13
 _PDPTE_RESERVED: Final = 0x1E6
 # As MOV to CR4 does (SDM 3A, "Operations that Invalidate TLBs and Paging-Structure Caches").
 _FLUSHING_CR4: Final = (
@@ -113,11 +115,21 @@ class CoreBackend:
     def get_rflags(self) -> int:
         return self.core.state.rflags
 
+    @property
+    def is_64_bit(self) -> bool:
+        """64-bit mode; not compatibility mode (is_64_bit_mode)."""
+        state = self.core.state
+        return bool(state.efer & registers.EFER_LMA and state.cs_attributes & _CS_L)
+
+    def read_gpr(self, name: str) -> int:
+        """What an instruction finds in it: outside of 64-bit mode its low half
+        (kvm_register_read)."""
+        word: int = getattr(self.core.state, name)
+        return word if self.is_64_bit else word & _MASK_32
+
     def linear_rip(self) -> int:
         state = self.core.state
-        if state.efer & registers.EFER_LMA and state.cs_attributes >> 13 & 1:
-            return state.rip
-        return state.rip + state.cs_base & 0xFFFFFFFF
+        return state.rip if self.is_64_bit else state.rip + state.cs_base & _MASK_32
 
     def read_msr(self, index: int) -> int | None:
         try:

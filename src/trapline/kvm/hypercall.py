@@ -5,14 +5,15 @@ KVM's kvm_emulate_hypercall() and emulator_fix_hypercall().  No hypercall does a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trapline.arch.exception import Vector
-from trapline.arch.registers import CR0_PE, EFER_LMA, RFLAGS_VM
+from trapline.arch.registers import CR0_PE, RFLAGS_VM
 from trapline.kvm import abi
 from trapline.processor import Fault, NotMemory
 
 if TYPE_CHECKING:
+    from trapline.kvm.backend import Answer
     from trapline.kvm.core_backend import CoreBackend
     from trapline.kvm.vcpu import SoftwareVcpu
 
@@ -27,8 +28,7 @@ _MASK_64, _MASK_32 = (1 << 64) - 1, (1 << 32) - 1
 def answer(vcpu: SoftwareVcpu) -> None:
     """RAX of a hypercall; outside of 64-bit mode only its low half is looked at and written."""
     state = vcpu.state
-    is_64 = state.efer & EFER_LMA and vcpu.backend.get_segment("cs").l
-    mask = _MASK_64 if is_64 else _MASK_32
+    mask = _MASK_64 if vcpu.backend.is_64_bit else _MASK_32
     if state.cpl:
         result = _NOT_PERMITTED
     else:
@@ -36,29 +36,40 @@ def answer(vcpu: SoftwareVcpu) -> None:
     state.rax = result & mask
 
 
-def repair(vcpu: SoftwareVcpu, backend: CoreBackend) -> bool:
+class Repair(NamedTuple):
+    """Whether the #UD is done with, and what the VMM is to be told."""
+
+    is_done: bool
+    answer: Answer = None
+
+
+_ANOTHER_REASON: Final = Repair(False)
+
+
+def repair(vcpu: SoftwareVcpu, backend: CoreBackend) -> Repair:
     """#UD of the other vendor's hypercall: put ours in its place, to be executed next.
 
     A guest that was moved here from the other vendor's processor may have it; the write is the
-    guest's own, so its page tables may refuse it.  False: the #UD has another reason.
+    guest's own, so its page tables may refuse it, and a slot that is read-only gives it to the
+    VMM.
     """
     if vcpu.disabled_quirks & abi.QUIRK_FIX_HYPERCALL_INSN:
-        return False
+        return _ANOTHER_REASON
     emulator, state = backend.emulator(vcpu), vcpu.state
     own, found = backend.hypercall, emulator.peek(len(VMCALL))
     if found not in (VMCALL, VMMCALL) or found == own:
-        return False
+        return _ANOTHER_REASON
     is_protected = state.cr0 & CR0_PE and not state.system_flags & RFLAGS_VM
     if found == VMMCALL and not is_protected:
-        return False
+        return _ANOTHER_REASON
     if found == VMCALL and state.cpl:  # the emulator holds it for privileged
         vcpu.events.queue(Vector.GP, 0)
-        return True
+        return Repair(True)
     try:
-        emulator.patch(own)
+        return Repair(True, emulator.patch(own))
     except NotMemory:
-        return False
+        return _ANOTHER_REASON
     except Fault as fault:
         is_page_fault = fault.vector == Vector.PF
         vcpu.events.queue(fault.vector, fault.error_code, fault.cr2 if is_page_fault else None)
-    return True
+    return Repair(True)

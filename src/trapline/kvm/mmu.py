@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from trapline.arch.paging import PAGE_MASK, PAGE_SIZE
@@ -48,15 +48,16 @@ class Slots:
     generation: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     _by_number: dict[int, Slot] = field(default_factory=dict)
-    _ordered: list[Slot] = field(default_factory=list)
-    _starts: list[int] = field(default_factory=list)
+    # Where they start, and they; replaced as one, for `find` is asked at any time, without a lock.
+    _map: tuple[tuple[int, ...], tuple[Slot, ...]] = ((), ())
 
     def find(self, guest_physical: int) -> Slot | None:
         """The slot that holds this address."""
-        i = bisect_right(self._starts, guest_physical) - 1
+        starts, slots = self._map
+        i = bisect_right(starts, guest_physical) - 1
         if i < 0:
             return None
-        slot = self._ordered[i]
+        slot = slots[i]
         return slot if guest_physical < slot.end else None
 
     def host(self, guest_physical: int) -> int | None:
@@ -87,19 +88,18 @@ class Slots:
 
     def _replace(self, old: Slot | None, new: Slot | None) -> None:
         if old is not None:
-            self._ordered.remove(old)
             del self._by_number[old.number]
         if new is not None:
-            insort(self._ordered, new)
             self._by_number[new.number] = new
-        self._starts = [slot.guest_physical for slot in self._ordered]
+        slots = tuple(sorted(self._by_number.values()))
+        self._map = tuple(slot.guest_physical for slot in slots), slots
         if old is not None:
             self.generation += 1
 
     def _overlaps(self, slot: Slot) -> bool:
         return any(
             other.guest_physical < slot.end and slot.guest_physical < other.end
-            for other in self._ordered
+            for other in self._by_number.values()
             if other.number != slot.number
         )
 

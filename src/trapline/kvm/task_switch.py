@@ -15,7 +15,8 @@ from trapline.kvm.emulator import ExitInformation, delivery_failure
 from trapline.kvm.emulator.debug import take_traps
 from trapline.kvm.emulator.devices import Awaited, Devices
 from trapline.kvm.emulator.emulator import using_memory
-from trapline.kvm.emulator.intercepts import Intercepts
+from trapline.kvm.emulator.intercepts import Intercepts, Taken
+from trapline.kvm.emulator.system import Instead
 from trapline.processor import Fault, NotMemory, Replayer, Undefined
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class Delivered(NamedTuple):
 def switch_task(
     vcpu: SoftwareVcpu, backend: CoreBackend, event: Delivered | None, exit: ExitInformation
 ) -> Answer:
-    """CALL, JMP or IRET again from its beginning, or the event again through the IDT.
+    """CALL, JMP or IRET again from its beginning, or the event again through the IDT.  What
+    another processor has put in the instruction's place since, the guest comes to by itself.
 
     `exit`: what the processor said, for a report that it could not be done.
     """
@@ -62,6 +64,8 @@ def _switch(
         else:
             length = len(replayer.fetch().code) if event.kind in _SOFTWARE else 0
             replayer.deliver(event.vector, event.error_code, kind=event.kind, length=length)
+    except (Taken, Instead):
+        return None
     except Fault as fault:
         _raise(vcpu, replayer, fault)
         return None

@@ -117,14 +117,16 @@ class Replayer(Core):
 
     def load(self) -> None:
         """Take the processor's registers, and translate everything anew."""
-        if self._generation != self.bus.generation:
-            self._generation = self.bus.generation
-            self.memory.walker.frames.forget()
         self.memory.flush()
         self.reload()
 
     def reload(self) -> None:
-        """Take the processor's registers, for another try or another iteration."""
+        """Take the processor's registers, for another try or another iteration; translate anew
+        what may have been translated to memory that is gone."""
+        if self._generation != self.bus.generation:
+            self._generation = self.bus.generation
+            self.memory.walker.frames.forget()
+            self.memory.flush()
         own, other, memory = self.state.q, self._core.state.q, self.memory
         for slots in _SLOTS:
             own[slots] = other[slots]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.kvm.emulator.devices import DEVICE, DEVICE_PHYSICAL, Vmm
+from tests.kvm.emulator.devices import DEVICE, DEVICE_PHYSICAL, ROM, ROM_PHYSICAL, Vmm
 from tests.kvm.emulator.test_mmio import HLT, device_guest
 from tests.kvm.guest import DATA, Guest, Memory
 from trapline.arch.descriptor import AR_CODE32, AR_DATA32
@@ -189,3 +189,27 @@ def test_a_slot_may_appear_where_there_was_none(software: Kvm) -> None:
         assert isinstance(guest.vcpu.run(), exits.Hlt)
         assert guest.vcpu.regs.rax == 77
         guest.vm.set_user_memory_region(1, 0, DEVICE_PHYSICAL, 0, more.address)
+
+
+def test_memory_that_goes_while_the_vmm_answers_is_not_written(software: Kvm) -> None:
+    """MOVSB from the device to a slot, twice; before the second is answered the slot is gone, and
+    the write is the VMM's."""
+    guest = device_guest(software, b"\xa4\xa4", DEVICE)
+    memory = Memory(0x1000)
+    guest.vm.set_user_memory_region(5, 0, ROM_PHYSICAL, 0x1000, memory.address)
+    guest.vcpu.regs.rsi, guest.vcpu.regs.rdi = DEVICE, ROM
+    told = []
+    while isinstance(exit := guest.vcpu.run(), exits.Mmio):
+        told.append((exit.is_write, exit.guest_physical))
+        if not exit.is_write:
+            exit.data[0] = len(told)
+            if len(told) == 2:
+                guest.vm.set_user_memory_region(5, 0, ROM_PHYSICAL, 0, 0)
+    assert exit == exits.Hlt()
+    assert told == [
+        (False, DEVICE_PHYSICAL),
+        (False, DEVICE_PHYSICAL + 1),
+        (True, ROM_PHYSICAL + 1),
+    ]
+    assert memory.read(0, 2) == b"\1\0"
+    guest.close()

@@ -144,6 +144,13 @@ class ScriptedBackend:
     def linear_rip(self) -> int:
         return int(self.state.rip) + self.segments["cs"].base
 
+    @property
+    def is_64_bit(self) -> bool:
+        return bool(self.segments["cs"].l)
+
+    def read_gpr(self, name: str) -> int:
+        return int(getattr(self.state, name))
+
     def get_segment(self, name: str) -> Segment:
         return copy(self.segments[name])
 

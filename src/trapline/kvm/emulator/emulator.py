@@ -80,12 +80,26 @@ class Emulator:
             self._replayer.load()
             return self._fetch(count)
 
-    def patch(self, code: bytes) -> None:
-        """Write over the bytes at CS:RIP, as the guest itself could; Fault if it could not."""
-        replayer, word = self._replayer, int.from_bytes(code, "little")
+    def decode(self) -> Decoded | None:
+        """The instruction at CS:RIP; None if it cannot be read."""
         with using_memory(self._vcpu):
-            replayer.load()
-            replayer.memory.write(self._backend.linear_rip(), len(code), word)
+            self._replayer.load()
+            try:
+                return self._replayer.fetch()
+            except (Fault, NotMemory):
+                return None
+
+    def patch(self, code: bytes) -> Answer:
+        """Write over the bytes at CS:RIP, as the guest itself could; Fault if it could not."""
+        self._devices.clear()
+        return self._drive(self._patch(code))
+
+    def _patch(self, code: bytes) -> Steps:
+        replayer, word = self._replayer, int.from_bytes(code, "little")
+        replayer.load()
+        replayer.memory.write(self._backend.linear_rip(), len(code), word)
+        yield from self._tell()
+        return None
 
     def _drive(self, steps: Steps) -> Answer:
         state = self._vcpu.state

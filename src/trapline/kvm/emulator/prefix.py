@@ -26,9 +26,10 @@ def handle_undefined_opcode(
     any other #UD is the guest's."""
     parameter = vcpu.force_emulation_prefix
     if not parameter or backend.emulator(vcpu).peek(len(PREFIX)) != PREFIX:
-        if not hypercall.repair(vcpu, backend):
+        repair = hypercall.repair(vcpu, backend)
+        if not repair.is_done:
             vcpu.events.queue(Vector.UD)
-        return None
+        return repair.answer
     if parameter & _CLEAR_RF:
         guest_debug.set_rflags(vcpu, guest_debug.get_rflags(vcpu) & ~RFLAGS_RF)
     vcpu.backend.set_rip(vcpu.state.rip + len(PREFIX))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from trapline.arch.debug import DR6_ACTIVE_LOW, DR6_BD, DR7_GD, DR_UPPER
 from trapline.arch.exception import Vector
-from trapline.arch.registers import CR8_TPR, EFER_LMA, GPR_NAMES
+from trapline.arch.registers import CR8_TPR, GPR_NAMES
 from trapline.kvm import abi, exits, hypercall
 from trapline.processor import Fault
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _LOW: Final = 0xFFFFFFFF
 _MASK_64: Final = (1 << 64) - 1
-_L: Final = 1 << 13
 _DB: Final = int(Vector.DB)
 
 
@@ -107,13 +106,13 @@ def write_cr(vcpu: SoftwareVcpu, backend: CoreBackend, register: int, word: int)
 def access_dr(vcpu: SoftwareVcpu, register: int, is_read: bool, gpr: int) -> Answer:
     """check_dr_read(), check_dr_write() and em_dr_write(); #UD was the description's."""
     state, name = vcpu.state, GPR_NAMES[gpr]
-    is_64 = state.efer & EFER_LMA and state.cs_attributes & _L
-    word = getattr(state, name) & (_MASK_64 if is_64 else _LOW)
+    word = vcpu.backend.read_gpr(name)
     if not is_read and register in (6, 7):
         _require(not word & DR_UPPER)
     _check_general_detect(vcpu)
     if is_read:
-        setattr(state, name, vcpu.debug.get(register) & (_MASK_64 if is_64 else _LOW))
+        mask = _MASK_64 if vcpu.backend.is_64_bit else _LOW
+        setattr(state, name, vcpu.debug.get(register) & mask)
     else:
         _require(vcpu.debug.set(register, word))
     return None
@@ -139,8 +138,7 @@ def raise_by_software(vcpu: SoftwareVcpu, backend: CoreBackend, vector: int, len
         vcpu.events.queue(vector)
         raise Instead(None)
     state = vcpu.state
-    is_64 = state.efer & EFER_LMA and state.cs_attributes & _L
-    state.rip = state.rip + length & (_MASK_64 if is_64 else _LOW)
+    state.rip = state.rip + length & (_MASK_64 if backend.is_64_bit else _LOW)
     state.interrupt_shadow = 0
     # On AMD's processors INT1 leaves DR6 alone; Intel's clear B0 to B3.
     vcpu.events.queue(_DB, payload=None if backend.core.model.is_amd else 0)

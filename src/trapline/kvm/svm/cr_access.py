@@ -31,11 +31,11 @@ def handle_cr_access(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> 
             setattr(state, gpr, backend.get_cr0())
             return skip(vcpu, backend, exit)
         case ExitCode.WRITE_CR8:
-            return _write_cr8(vcpu, backend, exit, getattr(state, gpr))
+            return _write_cr8(vcpu, backend, exit, backend.read_gpr(gpr))
         case ExitCode.WRITE_CR4:
-            done = vcpu.control.write_cr4(getattr(state, gpr))
+            done = vcpu.control.write_cr4(backend.read_gpr(gpr))
         case _:
-            done = vcpu.control.write_cr0(getattr(state, gpr))
+            done = vcpu.control.write_cr0(backend.read_gpr(gpr))
     if not done:
         vcpu.events.queue(Vector.GP, 0)
         return None
@@ -43,8 +43,14 @@ def handle_cr_access(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> 
 
 
 def _machine_status_word(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> Answer:
-    """CLTS, LMSW and SMSW, which KVM emulates too; of memory operands, the emulator's."""
-    instruction, state, cr0 = backend.core.fetch(), backend.core.state, backend.get_cr0()
+    """CLTS, LMSW and SMSW, which KVM emulates too; of memory operands, the emulator's.
+
+    Anything else another processor has put there since: the guest comes to it.
+    """
+    state, cr0 = backend.core.state, backend.get_cr0()
+    instruction = backend.emulator(vcpu).decode()
+    if instruction is None or instruction.name not in ("clts", "lmsw", "smsw"):
+        return None
     if instruction.name == "clts":
         done = vcpu.control.write_cr0(cr0 & ~CR0_TS)
     elif instruction.operands[0].kind != "reg":

@@ -58,7 +58,7 @@ def handle_dr_access(vcpu: SoftwareVcpu, backend: SvmBackend, exit: SvmExit) -> 
     gpr = GPR_NAMES[exit.info_1 & 15]
     if not is_write:
         setattr(state, gpr, vcpu.debug.get(number))
-    elif not vcpu.debug.set(number, getattr(state, gpr)):
+    elif not vcpu.debug.set(number, backend.read_gpr(gpr)):
         events.queue(Vector.GP, 0)
         return None
     return skip(vcpu, backend, exit)

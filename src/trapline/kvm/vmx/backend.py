@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from trapline.arch import cpuid, msr, registers, vmx
+from trapline.arch.descriptor import SystemType
 from trapline.arch.exception import Vector
 from trapline.arch.vmcs import Field
 from trapline.arch.vmx import EventType
@@ -37,6 +38,7 @@ _FIELDS: Final = {
 }  # fmt: skip
 _UNUSABLE: Final = 1 << 16
 _ACCESSED: Final = 1
+_SYSTEM_TYPE: Final = 0xF
 _BUS_LOCK: Final = vmx.REASON_BUS_LOCK
 _BASIC: Final = vmx.REASON_BASIC
 _SOFT_EXCEPTIONS: Final = (Vector.BP, Vector.OF)
@@ -211,8 +213,13 @@ class VmxBackend(CoreBackend):
         self.vmcs.write(Field.GUEST_CR3, cr3)
 
     def set_efer(self, efer: int) -> None:
-        self.vmcs.write(Field.GUEST_IA32_EFER, efer)
         is_long = bool(efer & registers.EFER_LMA)
+        if is_long and not self.core.state.efer & registers.EFER_LMA:
+            # enter_lmode(): entry asks for a 64-bit TSS, and the guest may load TR later.
+            rights = self.vmcs.read(Field.GUEST_TR_AR_BYTES)
+            busy = rights & ~_SYSTEM_TYPE | SystemType.TSS_BUSY
+            self.vmcs.write(Field.GUEST_TR_AR_BYTES, busy)
+        self.vmcs.write(Field.GUEST_IA32_EFER, efer)
         self._set_control(Field.VM_ENTRY_CONTROLS, vmx.ENTRY_IA32E_GUEST, is_long)
 
     def load_pdptes(self) -> bool:

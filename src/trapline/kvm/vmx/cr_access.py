@@ -24,7 +24,7 @@ def handle_cr_access(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> A
     number, access = qualification & 15, qualification >> 4 & 3
     gpr = GPR_NAMES[qualification >> 8 & 15]
     if access == _TO and number == 8:
-        return _write_cr8(vcpu, backend, exit, getattr(state, gpr))
+        return _write_cr8(vcpu, backend, exit, backend.read_gpr(gpr))
     if access == _FROM:
         setattr(state, gpr, state.cr3 if number == 3 else state.cr8)
         return skip(vcpu, backend, exit)
@@ -38,7 +38,7 @@ def handle_cr_access(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> A
         write = {
             0: vcpu.control.write_cr0, 3: vcpu.control.write_cr3, 4: vcpu.control.write_cr4
         }[number]  # fmt: skip
-        done = write(getattr(state, gpr))
+        done = write(backend.read_gpr(gpr))
     if not done:
         vcpu.events.queue(Vector.GP, 0)
         return None

@@ -81,7 +81,7 @@ def handle_dr_access(vcpu: SoftwareVcpu, backend: VmxBackend, exit: VmExit) -> A
     gpr = GPR_NAMES[qualification >> 8 & 15]
     if qualification & 1 << 4:
         setattr(state, gpr, vcpu.debug.get(number))
-    elif not vcpu.debug.set(number, getattr(state, gpr)):
+    elif not vcpu.debug.set(number, backend.read_gpr(gpr)):
         events.queue(Vector.GP, 0)
         return None
     return skip(vcpu, backend, exit)
