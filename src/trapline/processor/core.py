@@ -104,6 +104,8 @@ class Core:
         if self.code_mode[0] != 64:
             if not segment.are_flat(state, ("es", "cs", "ss", "ds")) or not state.cr0 & CR0_PE:
                 return Native.NOTHING
+            if state.es_base or state.ss_base or state.ds_base:
+                return Native.NOTHING  # native code looks for the limit only behind CS, FS and GS
             has_fs_gs = segment.are_flat(state, ("fs", "gs"))
         has_units = not state.cr0 & (CR0_EM | CR0_TS) and state.cr4 & CR4_OSFXSR
         if state.mxcsr & _MXCSR_MASKS != _MXCSR_MASKS or state.fcw & _FCW_MASKS != _FCW_MASKS:

@@ -368,8 +368,8 @@ class Engine:
             kind = _WRITE
         linear = state.exit_linear
         last = linear + state.exit_size - 1
-        if linear >> 47 != last >> 47 or last >> 32 and self.processor.code_mode[0] != 64:
-            return False  # beyond the segment's end, which comes before any page
+        if linear >> 32 != last >> 32 or last >> 32 and self.processor.code_mode[0] != 64:
+            return False  # perhaps beyond the segment's end, which comes before any page
         try:
             if not self.memory.fill(linear, kind):
                 return False

@@ -20,6 +20,8 @@ from trapline.processor.state import GPR_NAMES, OFFSET, X87_OFFSET, XMM_OFFSET
 
 STATE, RECORD = Ssa("%s", "ptr"), Ssa("%r", "ptr")
 _GENERAL = frozenset(GPR_NAMES)
+_WITH_BASE = ("cs", "fs", "gs")  # the others' is 0 where code outside 64-bit mode is native
+_NOWHERE = 62  # a bit that makes an address non-canonical
 
 
 class Unsupported(Exception):
@@ -98,7 +100,13 @@ class Operands:
         if isinstance(segment, int):
             segment = self.shape.segments[segment]
         offset = self.special(place.address) or self.values.value(place.address)
-        return self._based(segment, offset)
+        total = self._based(segment, offset)
+        if self.shape.bitness == 64 or segment not in _WITH_BASE or place.width == 8:
+            return total
+        # The limit is 4 GiB - 1: an operand that goes on beyond gets an address no page is at.
+        last = self.f.op("add", offset, integer(place.width // 8 - 1, 64))
+        beyond = self.f.op("and", last, integer(1 << 32, 64))
+        return self.f.op("or", total, self.f.op("shl", beyond, integer(_NOWHERE - 32, 64)))
 
     def _based(self, segment: str, offset: Ssa) -> Ssa:
         if self.shape.bitness == 64 and segment not in ("fs", "gs"):

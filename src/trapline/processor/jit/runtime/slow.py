@@ -42,13 +42,19 @@ done:
 
 def _slow(name: str, access: layout.Access, tag: int, hit: str, other: str = "") -> str:
     """An access the inline check refused: crossing pages, or not in the TLB.  `other` is what may
-    be found instead of the tag, up to a branch to %miss."""
+    be found instead of the tag, up to a branch to %miss.  Across 4 GiB is Python's, as only
+    64-bit code may go there."""
     first = "other" if other else "miss"
-    missing = "[ %linear, %other ], [ %linear, %look ]," if other else "[ %linear, %0 ],"
+    missing = "[ %linear, %other ], [ %linear, %look ]," if other else "[ %linear, %one ],"
     return f"""
 define ptr @{name}(ptr %s, ptr %r, ptr %t, i64 %linear, i64 %size) cold noinline alignstack(16) {{
   %last0 = add i64 %linear, %size
   %last = sub i64 %last0, 1
+  %differ = xor i64 %linear, %last
+  %around = lshr i64 %differ, 32
+  %inside4g = icmp eq i64 %around, 0
+  br i1 %inside4g, label %one, label %miss
+one:
   %tag1 = call i64 @trapline_tag(ptr %t, i64 %linear, i64 {tag})
   %want1 = or i64 %linear, 4095
   %ok1 = icmp eq i64 %tag1, %want1
@@ -61,7 +67,7 @@ second:
   %ok2 = icmp eq i64 %tag2, %want2
   br i1 %ok2, label %hit, label %miss
 miss:
-  %where = phi i64 {missing} [ %page2, %second ]
+  %where = phi i64 [ %linear, %0 ], {missing} [ %page2, %second ]
 {slot("exit_reason", "reason")}{slot("exit_record", "record")}{slot("exit_linear", "lin")}
 {slot("exit_size", "sz")}{slot("exit_detail", "detail")}
   store i64 {int(layout.Exit.MEMORY)}, ptr %reason.p
