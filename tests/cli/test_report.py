@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cli.run import TRAPLINE, trapline
+from tests.cli.run import trapline
 from tests.report.written import END, MAP, SITE, counts, start
 from trapline.trace import TraceWriter
 

@@ -24,6 +24,7 @@ Record = dict[str, Any]
 
 # Above what shells and programs use, so that the guest's own descriptors stay its own.
 HIGH_DESCRIPTOR = 900
+READING = os.O_RDONLY | os.O_CLOEXEC
 APPENDING = os.O_WRONLY | os.O_APPEND
 PENDING_BYTES = 1 << 20
 
@@ -157,12 +158,9 @@ class TraceFile:
         self.damaged_lines = 0
         self.is_cut_short = False
         try:
-            is_input = path == STANDARD_INPUT
-            self._stream = open(0, "rb", closefd=False) if is_input else open(path, "rb")
-            with contextlib.ExitStack() as cleanup:
-                cleanup.callback(self._stream.close)
-                self.header = self._parse_header(self._stream.readline(1 << 20))
-                cleanup.pop_all()
+            descriptor = os.dup(0) if path == STANDARD_INPUT else os.open(path, READING)
+            self._stream = os.fdopen(descriptor, "rb")
+            self.header = self._parse_header(self._stream.readline(1 << 20))
         except IsADirectoryError:
             raise TraceError(f"{self.path} is a directory, not a trace file") from None
         except OSError as error:
