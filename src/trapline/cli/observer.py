@@ -12,7 +12,7 @@ from ctypes import byref
 
 from trapline.cli.kernel_log import KernelLog
 from trapline.cli.standard_files import give_back
-from trapline.process import Area, Outcome, Policy, Process, ProgramObserver, Thread
+from trapline.process import Area, MappedFile, Outcome, Policy, Process, ProgramObserver, Thread
 from trapline.processor import BusLock, Cause, compiler, disassemble
 from trapline.processor import Outcome as Signalled
 from trapline.trace import Recorder, Region, ThreadObserver, TraceWriter, find_culprit
@@ -95,6 +95,19 @@ def region_of(area: Area) -> Region:
     return Region(area.start, area.end, offset, path, area.name, is_executable, area.shared)
 
 
+def _open_mapped(file: MappedFile) -> int | None:
+    """A descriptor of a file that is mapped, or None where its path leads to another, or nowhere."""
+    try:
+        descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    status = os.fstat(descriptor)
+    if (status.st_dev, status.st_ino) == (file.device, file.inode):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
 class Watcher(ProgramObserver):
     """Everything that is recorded about one process and its children.
 
@@ -115,6 +128,7 @@ class Watcher(ProgramObserver):
         self._hears_processor, self._log, self._follow = hears_processor, log, follow
         self._is_silent = False  # in a child that is not followed
         self._process: Process | None = None
+        self._held: dict[str, int] = {}  # the images of the program, once their paths may fail
 
     def _thread(self) -> Thread | None:
         """The guest thread that something happened to, if it is to be recorded."""
@@ -135,6 +149,8 @@ class Watcher(ProgramObserver):
     def executed(self, pid: int, executable: str, arguments: list[str]) -> None:
         if not self._is_silent:
             self._recorder.executed(arguments, executable)
+        while self._held and self._process is not None:
+            self._process.own_files.close(self._held.popitem()[1])
 
     def unmapped(self, pid: int, area: Area) -> None:
         self._recorder.unmapped(area.start, area.end)
@@ -155,6 +171,19 @@ class Watcher(ProgramObserver):
         if self._log is not None:
             self._log.forked()
         compiler().progress = None
+
+    def will_lose_files(self, pid: int) -> None:
+        process = self._process
+        if process is None or self._is_silent:
+            return
+        with process.memory.lock:  # all threads may be about to do so
+            files = {area.file for area in process.memory.areas if area.prot & PROT_EXEC}
+            for file in files:
+                if file is not None and file.path not in self._held:
+                    descriptor = _open_mapped(file)
+                    if descriptor is not None:
+                        self._held[file.path] = process.own_files.keep(descriptor)
+            self._recorder.hold(self._held)
 
     def may_be_killed(self, pid: int) -> None:
         if not self._is_silent:

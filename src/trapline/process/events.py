@@ -56,6 +56,10 @@ class ProgramObserver:
     def became_child(self, parent: int, pid: int) -> None:
         """In the child, before anything else: recorders own copies of everything now."""
 
+    def will_lose_files(self, pid: int) -> None:
+        """The program is about to change its rights or its root: what an observer reads by path,
+        modules of its own too, it may not find later."""
+
     def may_be_killed(self, pid: int) -> None:
         """The program is about to send itself what no process survives."""
 

@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from trapline.trace.cfi import CallFrames
 from trapline.trace.file import Record
-from trapline.trace.image import Image
+from trapline.trace.image import Image, import_reader
 from trapline.trace.memory import classify
 from trapline.trace.operand import Disassemble, find_operand
 from trapline.trace.region import GuestThread, Locked, Region
 from trapline.trace.unwind import Code, unwind
 
 LONGEST_INSTRUCTION = 15
+_Step = Callable[[Locked, GuestThread, dict[str, Any], list[Record]], dict[str, Any]]
 
 
 class Capture:
-    """Reads circumstances; remembers the images and mappings of one process image."""
+    """Reads circumstances; remembers the images and mappings of one process image.
 
-    def __init__(self, disassemble: Disassemble) -> None:
+    `held`: descriptors of files that their paths may no longer lead to.
+    """
+
+    def __init__(self, disassemble: Disassemble, held: Mapping[str, int]) -> None:
         self._disassemble = disassemble
+        self._held = held
         self.stack_pointers: dict[int, int] = {}
         self._numbers: dict[Region, int] = {}
         self._next_number = itertools.count(1)
@@ -40,12 +46,36 @@ class Capture:
         `is_current`: the thread still stands right after the instruction, so that its
         registers and its stack are the bus lock's.
         """
-        fields: dict[str, Any] = {}
-        maps: list[Record] = []
-        problems = []
         steps = [self._code, self._memory]
         steps += [self._operand] if is_current else []
         steps += [self._stack] if is_current and thread.bitness == 64 else []
+        return self._take(steps, lock, thread)
+
+    def surroundings(
+        self, lock: Locked, thread: GuestThread, is_current: bool
+    ) -> tuple[dict[str, Any], list[Record]]:
+        """The circumstances that differ between bus locks of one instruction."""
+        steps = [self._memory]
+        steps += [self._stack] if is_current and thread.bitness == 64 else []
+        return self._take(steps, lock, thread)
+
+    def caller(self, lock: Locked, thread: GuestThread) -> int | None:
+        """Where the culprit's function will return to, or None where that is unknown."""
+        if thread.bitness != 64:
+            return None
+        try:
+            registers = {**thread.registers(), "rip": lock.rip}
+            frames = unwind(registers, thread.read, lambda at: self._find(at, thread), 2)
+        except Exception:  # an observer must not stop the guest
+            return None
+        return frames[1].rip if len(frames) > 1 else None
+
+    def _take(
+        self, steps: list[_Step], lock: Locked, thread: GuestThread
+    ) -> tuple[dict[str, Any], list[Record]]:
+        fields: dict[str, Any] = {}
+        maps: list[Record] = []
+        problems = []
         for step in steps:
             try:
                 fields |= step(lock, thread, fields, maps)
@@ -79,6 +109,13 @@ class Capture:
                 }
             )
         return self._numbers[region]
+
+    def use_held(self) -> None:
+        """Read from now on what is held, not what its path leads to."""
+        import_reader()
+        with self._opening:
+            for path in list(self._held):
+                self._images.pop((path, 0), None)
 
     def _code(
         self, lock: Locked, thread: GuestThread, fields: dict[str, Any], maps: list[Record]
@@ -157,7 +194,7 @@ class Capture:
         with self._opening:
             if key not in self._images:
                 if region.path is not None:
-                    image = Image.open(region.path)
+                    image = Image.open(region.path, self._held.get(region.path))
                 else:
                     image = Image.from_bytes(thread.read(region.start, region.end - region.start))
                 ready = (image.read_ahead(), CallFrames(image)) if image is not None else None

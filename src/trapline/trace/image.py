@@ -6,6 +6,7 @@ Knows files and link-time addresses ("vaddr"); nothing here knows where anything
 from __future__ import annotations
 
 import errno
+import importlib
 import io
 import lzma
 import os
@@ -52,15 +53,15 @@ class Segment(NamedTuple):
 
 
 class PathStream(io.RawIOBase):
-    """A file that is open only while it is read.
+    """A file that is open only while it is read, unless it is held open by `descriptor`.
 
     Images are read inside the traced process, whose program closes, counts and reuses descriptors
     as it likes.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path, self._at = path, 0
-        status = os.stat(path)
+    def __init__(self, path: str, descriptor: int | None = None) -> None:
+        self._path, self._held, self._at = path, descriptor, 0
+        status = os.stat(path) if descriptor is None else os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)
         self._identity, self._size = (status.st_dev, status.st_ino), status.st_size
@@ -77,6 +78,10 @@ class PathStream(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any, /) -> int:
+        if self._held is not None:
+            done = os.preadv(self._held, [buffer], self._at)
+            self._at += done
+            return done
         descriptor = open_high(self._path, os.O_RDONLY)
         try:
             status = os.fstat(descriptor)
@@ -106,10 +111,10 @@ class Image:
             raise ValueError(f"{path} is for another processor")
 
     @classmethod
-    def open(cls, path: str) -> Image | None:
+    def open(cls, path: str, descriptor: int | None = None) -> Image | None:
         """The image in a file, or None where there is no readable x86 ELF file."""
         try:
-            return cls(io.BufferedReader(PathStream(path), BUFFER), path)
+            return cls(io.BufferedReader(PathStream(path, descriptor), BUFFER), path)
         except (OSError, ValueError):
             return None
 
@@ -242,6 +247,11 @@ class Image:
         for candidate in (folder / name, folder / ".debug" / name, inside / name):
             if candidate.is_file() and _crc32(candidate) == link["checksum"]:
                 yield candidate
+
+
+def import_reader() -> None:
+    """Import now what images are read with: the interpreter may soon not find its library."""
+    importlib.import_module("elftools.elf.elffile")
 
 
 def _crc32(path: Path) -> int:

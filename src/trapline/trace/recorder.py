@@ -24,9 +24,12 @@ if TYPE_CHECKING:  # the types only: reading a trace must not load a processor
 
 FLUSH_SECONDS = 0.1
 EVENT_LIMIT = 1000
+PLACE_LIMIT = 64  # of one site: what is locked, and from where it is called
+CALLER_LIMIT = 0  # bus locks of one site whose callers are told apart
 
 NO_SIGNAL = "none"  # Outcome.NONE's value
 _Key = tuple[int, int, int, str, str]  # rip, size, cpl, cause, outcome
+_Place = tuple[int, int | None]  # linear, return address
 
 
 @dataclass(slots=True)
@@ -35,6 +38,11 @@ class _Site:
     count: int = 0
     last: float = 0.0
     threads: dict[int, int] = field(default_factory=dict)
+    # How often at each place, and the place's number: 0 is the first's.
+    places: dict[_Place, int] = field(default_factory=dict)
+    numbers: dict[_Place, int] = field(default_factory=dict)
+    of_data: dict[int, _Place] = field(default_factory=dict)  # the first with this address
+    called: int = 0  # how many were asked for their caller
 
 
 class Recorder:
@@ -50,6 +58,7 @@ class Recorder:
     ) -> None:
         self._writer = writer
         self._disassemble = disassemble
+        self._held: dict[str, int] = {}
         self._event_limit = event_limit
         self._started = time.monotonic() if started is None else started
         self._pid = 0
@@ -68,7 +77,7 @@ class Recorder:
         self._events_kept = 0
         self._last_number = 0
         self._undefined: set[int] = set()
-        self._capture = Capture(self._disassemble)
+        self._capture = Capture(self._disassemble, self._held)
         self._capturing = threading.Lock()  # a mapping is written before what names it
         self._named: dict[int, str] = {}
 
@@ -88,10 +97,17 @@ class Recorder:
     def executed(self, program: list[str], executable: str) -> None:
         """The process replaced its program (execve)."""
         self.flush()
+        self._held = {}
         self._fresh()
         self._image += 1
         self._program, self._executable = program, executable
         self._say("exec", program=program, executable=executable)
+
+    def hold(self, files: Mapping[str, int]) -> None:
+        """Read these files by their descriptors, from before the process changes its rights or
+        its root until it executes another program."""
+        self._held.update(files)
+        self._capture.use_held()
 
     def thread_started(self, tid: int, stack_pointer: int) -> None:
         """A thread begins; the mapping its stack pointer lies in is its stack."""
@@ -120,8 +136,11 @@ class Recorder:
         key = (lock.rip, lock.size, lock.cpl, lock.cause, outcome)
         now = time.monotonic() - self._started
         site, is_new = self._count(key, 1, thread.tid, now)
+        place, is_new_place = self._count_place(site, lock, thread, is_current=True)
         if is_new:
             self._write_site(site, lock, key[-1], thread, now)
+        elif is_new_place:
+            self._write_place(site, place, lock, thread, is_current=True)
         if self._events_kept < self._event_limit:
             self._keep_event(site, lock.linear, thread.tid, now)
 
@@ -130,8 +149,12 @@ class Recorder:
         key = (last.rip, last.size, last.cpl, last.cause, NO_SIGNAL)
         now = time.monotonic() - self._started
         site, is_new = self._count(key, count, thread.tid, now)
+        # Of all these, only the last is known; the others' places stay uncounted.
+        place, is_new_place = self._count_place(site, last, thread, is_current=False)
         if is_new:
             self._write_site(site, last, NO_SIGNAL, thread, now, is_current=False)
+        elif is_new_place:
+            self._write_place(site, place, last, thread, is_current=False)
 
     def undefined(self, rip: int, code: bytes, text: str, thread: GuestThread) -> None:
         """An instruction Trapline does not implement raised #UD; recorded once an address."""
@@ -156,6 +179,7 @@ class Recorder:
                     "count": site.count,
                     "last": round(site.last, 6),
                     "threads": {str(tid): count for tid, count in site.threads.items()},
+                    "places": [[site.numbers[at], count] for at, count in site.places.items()],
                 }
                 for site in changed.values()
             ]
@@ -179,6 +203,37 @@ class Recorder:
         if is_first_change:
             self._ask_to_flush()
         return site, is_new
+
+    def _count_place(
+        self, site: _Site, lock: Locked, thread: GuestThread, is_current: bool
+    ) -> tuple[_Place, bool]:
+        """(what was locked and from where, is it to be described); bounded, the rest is not
+        counted.  A place is never counted twice, and never as another with other data."""
+        caller = None
+        if is_current and site.called < CALLER_LIMIT:
+            site.called += 1
+            caller = self._capture.caller(lock, thread)
+        place = (lock.linear, caller)
+        with self._lock:
+            if caller is None:
+                place = site.of_data.get(lock.linear, place)
+            is_new = place not in site.places
+            if is_new and len(site.places) >= PLACE_LIMIT:
+                return place, False
+            site.places[place] = site.places.get(place, 0) + 1
+            site.numbers.setdefault(place, len(site.numbers))
+            site.of_data.setdefault(lock.linear, place)
+        return place, is_new
+
+    def _write_place(
+        self, site: _Site, place: _Place, lock: Locked, thread: GuestThread, is_current: bool
+    ) -> None:
+        fields = {"site": site.number, "place": site.numbers[place], "linear": lock.linear}
+        with self._capturing:
+            captured, maps = self._capture.surroundings(lock, thread, is_current)
+            records = [self._stamped(region) for region in maps]
+            record = {"record": "place", "tid": thread.tid, **fields, **captured}
+            self._writer.write(*records, self._stamped(record))
 
     def _keep_event(self, site: _Site, linear: int, tid: int, now: float) -> None:
         event = {"record": "event", "site": site.number, "tid": tid, "time": round(now, 6),
