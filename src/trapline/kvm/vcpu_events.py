@@ -67,6 +67,7 @@ def set(vcpu: SoftwareVcpu, wanted: VcpuEvents) -> None:
     _check(vcpu, wanted, has_payload)
     events, queue = vcpu.events, vcpu.events.exception
     events.take_nmis()
+    vcpu.backend.drop_injection()  # what stays is injected again
     injected, pending = bool(wanted.exception_injected), bool(wanted.exception_pending)
     if has_payload:
         injected = injected and not pending
