@@ -96,7 +96,7 @@ def region_of(area: Area) -> Region:
 
 
 def _open_mapped(file: MappedFile) -> int | None:
-    """A descriptor of a file that is mapped, or None where its path leads to another, or nowhere."""
+    """A descriptor of a mapped file, or None where its path leads to another, or nowhere."""
     try:
         descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:

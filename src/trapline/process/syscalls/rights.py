@@ -1,4 +1,4 @@
-"""Calls after which this process may no longer find or read what it could: others are told first."""
+"""Calls after which a process may not find or read what it could: observers are told first."""
 
 from __future__ import annotations
 
