@@ -52,7 +52,9 @@ SVR_WRITABLE: Final = 0x3FF
 LVT_VECTOR: Final = 0xFF
 LVT_MODE: Final = 7 << 8
 LVT_MODE_SHIFT: Final = 8
+LVT_STATUS: Final = 1 << 12  # read-only
 LVT_POLARITY: Final = 1 << 13
+LVT_REMOTE_IRR: Final = 1 << 14  # read-only, LINT0's and LINT1's
 LVT_LEVEL: Final = 1 << 15
 LVT_MASKED: Final = 1 << 16
 LVT_TIMER_MODE_SHIFT: Final = 17
@@ -77,6 +79,7 @@ ICR_BUSY: Final = 1 << 12
 ICR_ASSERT: Final = 1 << 14
 ICR_LEVEL: Final = 1 << 15
 ICR_SHORTHAND_SHIFT: Final = 18
+ICR_RESERVED: Final = 0xFFF << 20 | 3 << 16 | 1 << 13  # in x2APIC mode
 
 BROADCAST_XAPIC: Final = 0xFF
 BROADCAST_X2APIC: Final = 0xFFFFFFFF

@@ -16,6 +16,7 @@ from trapline.kvm import Kvm, abi, exits
 
 COUNT = RESULTS + 0x10
 LOW, HIGH = 0x41, 0x61
+MASKED = apic.LVT_MASKED
 
 
 def mmio_write(offset: int, word: int) -> bytes:
@@ -136,11 +137,40 @@ def faults(kvm: Kvm, code: bytes) -> bool:
         (apic.ID, 0), (apic.LVR, 0), (apic.LDR, 0), (apic.DFR, 0), (apic.ICR_HIGH, 0),
         (apic.EOI, 1), (apic.ESR, 1), (apic.TPR, 0x100), (apic.SELF_IPI, 0x100),
         (apic.SVR, 1 << 32), (0x40, 0), (apic.PPR, 0),
+        (apic.SVR, 1 << 31 | 0x1FF), (apic.SVR, 1 << 12 | 0x1FF),
+        (apic.DIVIDE, 1 << 31), (apic.DIVIDE, 1 << 2), (apic.TPR, 1 << 31),
+        (apic.ICR, 1 << 13), (apic.ICR, 1 << 16), (apic.ICR, 1 << 20), (apic.ICR, 1 << 31),
+        (apic.LVT_TIMER, MASKED | 1 << 8), (apic.LVT_TIMER, MASKED | 1 << 19),
+        (apic.LVT_TIMER, MASKED | 1 << 31), (apic.LVT_ERROR, MASKED | 1 << 10),
+        (apic.LVT_ERROR, MASKED | 1 << 17), (apic.LVT_THERMAL, MASKED | 1 << 13),
+        (apic.LVT_PERFORMANCE, MASKED | 1 << 14), (apic.LVT_PERFORMANCE, MASKED | 1 << 15),
+        (apic.LVT_LINT0, MASKED | 1 << 11), (apic.LVT_LINT1, MASKED | 1 << 17),
     ],
 )  # fmt: skip
 def test_what_x2apic_refuses_to_write(software: Kvm, register: int, word: int) -> None:
     """SDM 3A, "x2APIC Register Address Space"; KVM lets reserved bits of EOI and TPR pass."""
     assert faults(software, guest.start() + guest.wrmsr(guest.x2apic(register), word))
+
+
+@pytest.mark.parametrize(
+    ("register", "word", "kept"),
+    [
+        (apic.SVR, 0x3FF, 0x3FF), (apic.DIVIDE, 0xB, 0xB), (apic.TPR, 0xFF, 0xFF),
+        (apic.LVT_TIMER, 0x510FF, 0x500FF),
+        (apic.LVT_THERMAL, MASKED | 0x17FF, MASKED | 0x7FF),
+        (apic.LVT_LINT0, MASKED | 0xF7FF, MASKED | 0xA7FF),
+        (apic.LVT_ERROR, MASKED | 0x10FF, MASKED | 0xFF),
+        (apic.ICR, 0x8830, 0x8830),
+    ],
+)  # fmt: skip
+def test_what_x2apic_lets_be_written(software: Kvm, register: int, word: int, kept: int) -> None:
+    """Every bit that is not reserved; delivery status and remote IRR stay the processor's
+    (KVM keeps what is written)."""
+    index = guest.x2apic(register)
+    code = guest.start() + guest.wrmsr(index, word) + guest.store_msr(index, RESULTS + 0x20)
+    machine = Machine(software, code + END)
+    assert guest.is_end(machine.run())
+    assert machine.word(0x20) == kept
 
 
 @pytest.mark.parametrize("register", [apic.DFR, apic.ICR_HIGH, apic.EOI, apic.SELF_IPI, 0x40])

@@ -24,6 +24,17 @@ _COMMAND: Final = _MASK_32 & ~apic.ICR_BUSY
 _DESTINATION: Final = 0xFF << 24
 _VERSION: Final = apic.VERSION | (len(apic.LVTS) - 1) << 16
 _READ_ONLY_IN_X2APIC: Final = (apic.ID, apic.LDR, apic.DFR, apic.ICR_HIGH)
+# SDM 3A, "Reserved Bit Checking"; bits that are only read may be written, to no effect.
+_RESERVED_IN_X2APIC: Final[dict[int, int]] = {
+    **{entry: _MASK_32 & ~(bits | apic.LVT_STATUS) for entry, bits in apic.LVT_WRITABLE.items()},
+    **dict.fromkeys((apic.EOI, apic.ESR), _MASK_32),
+    **dict.fromkeys((apic.TPR, apic.SELF_IPI), _MASK_32 & ~0xFF),
+    apic.SVR: _MASK_32 & ~apic.SVR_WRITABLE,
+    apic.DIVIDE: _MASK_32 & ~_DIVIDE,
+}
+_RESERVED_IN_X2APIC[apic.LVT_TIMER] &= ~_TIMER_MODES
+_RESERVED_IN_X2APIC[apic.LVT_LINT0] &= ~apic.LVT_REMOTE_IRR
+_RESERVED_IN_X2APIC[apic.LVT_LINT1] &= ~apic.LVT_REMOTE_IRR
 
 
 def read(one: LocalApic, offset: int) -> int | None:
@@ -63,11 +74,12 @@ def read(one: LocalApic, offset: int) -> int | None:
 
 def write(one: LocalApic, offset: int, word: int) -> bool:
     """A register of 32 bits (kvm_lapic_reg_write); the command register has one of its own."""
+    reserved = _RESERVED_IN_X2APIC.get(offset, 0)
+    if one.is_x2apic and (offset in _READ_ONLY_IN_X2APIC or word & reserved):
+        return False
     if offset in one.lvt:
         _write_lvt(one, offset, word)
         return True
-    if one.is_x2apic and (offset in _READ_ONLY_IN_X2APIC or not _may_be_x2apic(offset, word)):
-        return False
     match offset:
         case apic.ID:
             one.id = word >> 24
@@ -120,17 +132,12 @@ def write_msr(one: LocalApic, index: int, word: int) -> bool:
     if not one.is_x2apic or offset >= apic.PAGE_SIZE:
         return False
     if offset == apic.ICR:
+        if word & apic.ICR_RESERVED:
+            return False
         one.icr = word & ~_MASK_32
         write_command(one, word & _MASK_32, word >> 32)
         return True
     return not word >> 32 and write(one, offset, word)
-
-
-def _may_be_x2apic(offset: int, word: int) -> bool:
-    """SDM 3A, "x2APIC Register Address Space": what must be zero, and what has reserved bits."""
-    if offset in (apic.EOI, apic.ESR):
-        return word == 0
-    return offset not in (apic.TPR, apic.SELF_IPI) or word <= 0xFF
 
 
 def _write_lvt(one: LocalApic, entry: int, word: int) -> None:
