@@ -22,7 +22,7 @@ def is_asleep(board: Board, number: int) -> bool:
     if not has_halted(vcpu) or vcpu.get_vcpu_events().nmi_pending:
         return False
     if not vcpu.if_flag:
-        return True
+        return board.nmi_deadline() is None
     if board.deadline() is not None or (number == 0 and board.pics.has_interrupt):
         return False
     return not _has_timer(vcpu)

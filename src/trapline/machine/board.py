@@ -103,11 +103,18 @@ class Board:
 
     def deadline(self) -> int | None:
         """The time of the next interrupt that a device will ask for and that is not masked."""
+        return self._deadline(lambda line: not self._is_masked(line))
+
+    def nmi_deadline(self) -> int | None:
+        """The same of what comes as NMI or INIT, and so where interrupts are off too."""
+        return self._deadline(lambda line: self.io_apic.is_unstoppable(_pin(line)))
+
+    def _deadline(self, counts: Callable[[int], bool]) -> int | None:
         sources = ((layout.TIMER_LINE, self.pit), (layout.CLOCK_LINE, self.rtc))
         times = [
             time
             for line, source in sources
-            if not self._is_masked(line) and (time := source.deadline()) is not None
+            if counts(line) and (time := source.deadline()) is not None
         ]
         return min(times, default=None)
 

@@ -216,6 +216,16 @@ static void lines(void)
     out8(0x40, 0x04);
     wait(LOW, 5);
     write_line(0x14, LOW | MASKED);
+    /* At its slowest and as NMI: nothing else wakes who halts with interrupts off. */
+    counts[2] = 0;
+    write_line(0x14, NMI);
+    out8(0x43, 0x34);
+    out8(0x40, 0);
+    out8(0x40, 0);
+    while (counts[2] < 4)
+        __asm__ volatile("cli; hlt; sti");
+    write_line(0x14, LOW | MASKED);
+    line("woken by NMI", counts[2] >= 4);
 }
 
 /* -- the other processors --------------------------------------------------------------------- */

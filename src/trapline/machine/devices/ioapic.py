@@ -14,7 +14,7 @@ _VERSION_WORD = 0x20 | 23 << 16
 _LOGICAL, _REMOTE_IRR, _LEVEL, _MASKED = 1 << 11, 1 << 14, 1 << 15, 1 << 16
 _READ_ONLY = 1 << 12 | _REMOTE_IRR
 _RESERVED = 0x00FFFFFFFFFE0000
-_MODE_SHIFT, _EXTINT = 8, 7
+_MODE_SHIFT, _NMI, _INIT, _EXTINT = 8, 4, 5, 7
 _MESSAGES = 0xFEE00000
 _ASSERT = 1 << 14
 
@@ -53,6 +53,11 @@ class IoApic:
 
     def is_masked(self, line: int) -> bool:
         return bool(self._entries[line] & _MASKED)
+
+    def is_unstoppable(self, line: int) -> bool:
+        """Whether its message is taken by processors with interrupts off."""
+        mode = self._entries[line] >> _MODE_SHIFT & 7
+        return not self.is_masked(line) and mode in (_NMI, _INIT)
 
     def _serve(self, line: int) -> None:
         bit, entry = 1 << line, self._entries[line]
