@@ -80,6 +80,9 @@ def test_sregs_round_trip(kvm: Kvm) -> None:
         {"efer": registers.EFER_LME},  # LMA must go with PG and LME
         {"efer": 0},  # CS.L without long mode
         {"cr0": registers.CR0_PG},
+        {"cr0": registers.CR0_PG | registers.CR0_PE | registers.CR0_ET | registers.CR0_NW},
+        {"cr3": PML4 | 1 << 60},
+        {"cr3": PML4 | registers.CR3_NOFLUSH},
         {"cr4": registers.CR4_PAE | 1 << 30},
     ],
 )
@@ -91,6 +94,38 @@ def test_sregs_that_cannot_stand_together_are_einval(kvm: Kvm, change: dict[str,
         setattr(sregs, name, word)
     with pytest.raises(OSError, match="Invalid argument"):
         guest.vcpu.set_sregs(sregs)
+    guest.close()
+
+
+def test_cr3_is_as_wide_as_physical_addresses(software: Kvm) -> None:
+    """kvm_vcpu_is_legal_cr3(), by the guest's CPUID; outside of long mode nobody asks."""
+    guest = long_mode(software, HLT)
+    sizes = cpuid.find(software.get_supported_cpuid(), 0x80000008)
+    assert sizes is not None
+    bits = sizes.eax & 0xFF
+    sregs = guest.vcpu.get_sregs()
+    sregs.cr3 = 1 << bits - 1
+    guest.vcpu.set_sregs(sregs)
+    sregs.cr3 = 1 << bits
+    with pytest.raises(OSError, match="Invalid argument"):
+        guest.vcpu.set_sregs(sregs)
+    sregs.cr0 = registers.CR0_ET | registers.CR0_CD | registers.CR0_NW
+    sregs.efer = sregs.cs.l = 0
+    guest.vcpu.set_sregs(sregs)
+
+
+@pytest.mark.parametrize("vectors", [(0x30, 0x90), (0x91, 0xC0), (0x21, 0x3F, 0xFF)])
+def test_of_several_interrupts_in_sregs_the_first_is_taken(
+    kvm: Kvm, vectors: tuple[int, ...]
+) -> None:
+    """__set_sregs(): find_first_bit() of the bitmap."""
+    guest = long_mode(kvm, HLT)
+    sregs = guest.vcpu.get_sregs()
+    for vector in vectors:
+        sregs.interrupt_bitmap[vector >> 6] |= 1 << (vector & 63)
+    guest.vcpu.set_sregs(sregs)
+    events = guest.vcpu.get_vcpu_events()
+    assert (events.interrupt_injected, events.interrupt_nr) == (1, vectors[0])
     guest.close()
 
 

@@ -141,9 +141,9 @@ def set_sregs(vcpu: SoftwareVcpu, sregs: Sregs) -> None:
         backend.load_pdptes()
     for name in SREGS_SEGMENTS:
         backend.set_segment(name, getattr(sregs, name))
-    for word, bits in enumerate(sregs.interrupt_bitmap):
-        if bits:
-            vcpu.events.queue_interrupt(64 * word + (bits & -bits).bit_length() - 1)
+    waiting = sum(bits << 64 * word for word, bits in enumerate(sregs.interrupt_bitmap))
+    if waiting:
+        vcpu.events.queue_interrupt((waiting & -waiting).bit_length() - 1)
 
 
 def _is_valid(vcpu: SoftwareVcpu, sregs: Sregs) -> bool:
@@ -152,9 +152,13 @@ def _is_valid(vcpu: SoftwareVcpu, sregs: Sregs) -> bool:
     if sregs.efer & registers.EFER_LME and is_paging:
         if not sregs.cr4 & registers.CR4_PAE or not sregs.efer & registers.EFER_LMA:
             return False
+        if sregs.cr3 >> vcpu.cpuid.physical_bits:
+            return False
     elif sregs.efer & registers.EFER_LMA or sregs.cs.l:
         return False
     if sregs.cr0 >> 32 or (is_paging and not sregs.cr0 & registers.CR0_PE):
+        return False
+    if sregs.cr0 & registers.CR0_NW and not sregs.cr0 & registers.CR0_CD:
         return False
     return vcpu.control.allows_cr4(sregs.cr4)
 
