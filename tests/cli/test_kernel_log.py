@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 
-from trapline.cli import kernel_log
 from trapline.cli.kernel_log import KernelLog
 
 
@@ -13,7 +15,7 @@ def clock(monkeypatch):
     class Clock:
         now = 100.0
 
-    monkeypatch.setattr(kernel_log.time, "monotonic", lambda: Clock.now)
+    monkeypatch.setattr(time, "monotonic", lambda: Clock.now)
     return Clock
 
 
@@ -37,9 +39,15 @@ def test_ten_lines_in_five_seconds_then_how_many_were_suppressed(clock):
     assert len(log.bus_lock("x", 1, 0).splitlines()) == 1
 
 
-def test_a_child_has_its_own_limit(clock):
+def test_processes_share_the_limit(clock):
+    """As they do the kernel's log: one ratelimit state (lib/ratelimit.c) for the machine."""
     log = KernelLog()
-    for _ in range(20):
-        log.bus_lock("x", 1, 0)
-    log.forked()
-    assert log.bus_lock("x", 2, 0)
+    said = [bool(log.bus_lock("x", 1, 0)) for _ in range(4)]
+    child = os.fork()
+    if not child:
+        os._exit(sum(bool(log.bus_lock("x", 2, 0)) for _ in range(20)))
+    said.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 6)
+    assert all(said)
+    assert log.bus_lock("x", 1, 0) == ""
+    clock.now += 5
+    assert log.bus_lock("x", 1, 0).startswith("handle_bus_lock: 15 callbacks suppressed\n")

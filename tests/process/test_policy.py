@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 import pytest
@@ -57,3 +59,25 @@ def test_a_rate_holds_back_what_exceeds_it(monkeypatch: pytest.MonkeyPatch) -> N
     assert times[:3] == [0, 0, 0]
     assert all(1 <= moment < 1.05 for moment in times[3:6])
     assert 2 <= times[6] < 2.1
+
+
+def test_the_rate_is_that_of_all_processes_together() -> None:
+    """Three children want twelve each at ten a second: the last comes three seconds after the
+    first, however slow the machine.  One killed at any point holds up nobody."""
+    policy = Policy("ratelimit", 10)
+    started = time.monotonic()
+    victim = os.fork()
+    if not victim:
+        while True:
+            policy.apply()
+    os.kill(victim, signal.SIGKILL)
+    os.waitpid(victim, 0)
+    children = []
+    for _ in range(3):
+        children.append(os.fork())
+        if not children[-1]:
+            for _ in range(12):
+                policy.apply()
+            os._exit(0)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert time.monotonic() - started >= 2.99  # 36 at most ten in each interval: in the fourth

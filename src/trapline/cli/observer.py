@@ -168,8 +168,6 @@ class Watcher(ProgramObserver):
         self._is_silent = not self._follow
         if self._follow:
             self._recorder.forked(pid, parent)
-        if self._log is not None:
-            self._log.forked()
         compiler().progress = None
 
     def will_lose_files(self, pid: int) -> None:

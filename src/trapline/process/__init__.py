@@ -6,6 +6,7 @@ from trapline.process.events import Outcome, ProgramObserver
 from trapline.process.policy import Policy, parse_policy
 from trapline.process.process import Process
 from trapline.process.run import run_program
+from trapline.process.shared_rate import SharedRate
 from trapline.process.thread import Thread
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Policy",
     "Process",
     "ProgramObserver",
+    "SharedRate",
     "Thread",
     "parse_policy",
     "run_program",

@@ -5,22 +5,25 @@ Kernel documentation, "Bus lock detection and handling"; arch/x86/kernel/cpu/bus
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass, field
+
+from trapline.process.shared_rate import SharedRate
 
 SIGBUS = 7
 
 
 @dataclass
 class Policy:
-    """One of off, warn, fatal and ratelimit:N; shared by the threads of a process."""
+    """One of off, warn, fatal and ratelimit:N; the rate is that of all processes together."""
 
     mode: str = "warn"
     rate: int = 0
-    _taken: int = field(default=0, repr=False)
-    _begin: float = field(default=0.0, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _shared: SharedRate | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.mode == "ratelimit" and self._shared is None:
+            self._shared = SharedRate(self.rate, 1)
 
     @property
     def detects(self) -> bool:
@@ -35,21 +38,10 @@ class Policy:
         """Called for each bus lock, on the thread that took it; the signal to send, or 0."""
         if self.mode == "fatal":
             return SIGBUS
-        if self.mode == "ratelimit":
-            while not self._may_go():
+        if self.mode == "ratelimit" and self._shared is not None:
+            while not self._shared.take():
                 time.sleep(0.02)
         return 0
-
-    def _may_go(self) -> bool:
-        """At most `rate` bus locks begin in each second (the kernel's ___ratelimit)."""
-        with self._lock:
-            now = time.monotonic()
-            if now - self._begin >= 1:
-                self._begin, self._taken = now, 0
-            if self._taken >= self.rate:
-                return False
-            self._taken += 1
-            return True
 
 
 def parse_policy(text: str) -> Policy:

@@ -10,6 +10,7 @@ import os
 import resource
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from trapline.arch.msr import IA32_DEBUGCTL
 from trapline.kvm import Kvm, exits
@@ -125,9 +126,8 @@ class Process:
         self.own_files.forget_closed()
         self.leader = thread
         self.pending_image = None
-        self.policy = type(self.policy)(
-            self.policy.mode if self.follow else "off", self.policy.rate
-        )
+        if not self.follow:
+            self.policy = replace(self.policy, mode="off")
         thread.in_guest = thread.needs_flush = thread.must_end = False
         thread.robust_list = thread.clear_child_tid = 0
         if is_kept:
