@@ -169,7 +169,8 @@ class Core:
         if guest is not None and guest.watches & WATCH_PAUSE and instruction.name == "pause":
             guest.intercept("pause", instruction.length)
         try:
-            notes.is_unfinished = not execute(self, instruction, boundary.iterations(self))
+            if not execute(self, instruction, boundary.iterations(self)):
+                notes.is_unfinished = True
         except Undefined as undefined:
             if self.observer is not None:
                 self.observer.undefined(self.state.rip, undefined.code, undefined.text)

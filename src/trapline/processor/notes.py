@@ -20,7 +20,7 @@ class LockedAccess(NamedTuple):
 
 class Notes:
     """One processor's.  `lock` and `breakpoints` are written by the accesses, `is_unfinished` by
-    the core, the others by the boundary before the instruction."""
+    the core and microcode, the others by the boundary before the instruction."""
 
     __slots__ = ("lock", "breakpoints", "stepping", "shadow", "resume", "is_unfinished")
 

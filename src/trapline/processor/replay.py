@@ -145,7 +145,8 @@ class Replayer(Core):
         """Do it, or one iteration of it; False: a REP instruction has iterations left."""
         self.instruction = instruction
         done = execute(self, instruction, 1)
-        self.memory.notes.is_unfinished = not done
+        if not done:
+            self.memory.notes.is_unfinished = True
         return done
 
     def finish(self) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.kvm.emulator.devices import DEVICE, DEVICE_PHYSICAL, Vmm, map_device
 from tests.kvm.guest import DATA, Guest, handle, long_mode, real_mode
-from trapline.arch.registers import RFLAGS_TF
+from trapline.arch.registers import RFLAGS_RF, RFLAGS_TF
 from trapline.kvm import Kvm, abi, exits
 
 HLT = b"\xf4"
@@ -134,6 +134,24 @@ def test_each_iteration_is_a_single_step(software: Kvm) -> None:
     guest = _run(vmm)
     assert guest.vcpu.regs.rbx == 3
     assert guest.memory.read(DATA, 4) == b"\1\2\3\0"
+
+
+@pytest.mark.parametrize("code", ["f3 6c", "f3 6e"])
+@pytest.mark.parametrize("at", [DATA, DEVICE])
+def test_a_breakpoint_resumed_over_is_not_hit_between_iterations(
+    software: Kvm, code: str, at: int
+) -> None:
+    """x86_emulate_insn(): RF is set while iterations are left."""
+    vmm = _guest(software, code, 3, at, flags=RFLAGS_RF)
+    vcpu = vmm.guest.vcpu
+    end = vcpu.regs.rip + 3
+    debugregs = vcpu.get_debugregs()
+    debugregs.db[0], debugregs.dr7 = vcpu.regs.rip, 0x402
+    vcpu.set_debugregs(debugregs)
+    handle(vmm.guest, 1, HLT)
+    guest = _run(vmm)
+    assert (guest.vcpu.regs.rip, guest.vcpu.regs.rcx) == (end, 0)
+    assert not guest.vcpu.regs.rflags & RFLAGS_RF
 
 
 def test_an_io_breakpoint_is_hit(software: Kvm) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.processor.long_mode import DATA, KERNEL, TASK, USER, LongMode
-from trapline.arch.registers import RFLAGS_IOPL
+from trapline.arch.registers import RFLAGS_IF, RFLAGS_IOPL, RFLAGS_RF, RFLAGS_TF
 from trapline.processor.memory import Ram
 
-GP = 13
+DB, GP = 1, 13
 IN_AL_60, OUT_DX_EAX, OUT_60_AL = b"\xe4\x60", b"\xef", b"\xe6\x60"
 
 
@@ -30,8 +30,8 @@ class Ports:
 class Wired(LongMode):
     """A processor with the device at port 0x60."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, engine: str = "interp") -> None:
+        super().__init__(engine=engine)
         self.ports = Ports()
         assert isinstance(self.bus, Ram)
         self.bus.attach_port(0x60, 16, self.ports)
@@ -95,3 +95,39 @@ def test_a_faulting_element_leaves_the_count(machine: Wired) -> None:
     machine.step(2)
     assert (machine.vector, machine.state.rcx, machine.state.rdi) == (14, 2, USER + 0x6000)
     assert machine.ports.count == 1
+
+
+@pytest.mark.parametrize("engine", ["interp", "jit"])
+@pytest.mark.parametrize("code", [b"\xf3\x6c", b"\xf3\x6e", b"\x66\xf3\x6f"])
+def test_a_breakpoint_that_was_resumed_over_is_not_hit_between_iterations(
+    engine: str, code: bytes
+) -> None:
+    """SDM 3B, "Instruction-Breakpoint Exception Condition": RF stays until the last iteration."""
+    machine = Wired(engine)
+    registers = {"rdx": 0x60, "rsi": DATA, "rdi": DATA, "rcx": 3}
+    machine.kernel(code + b"\x90\xf4", **registers, system_flags=2 | RFLAGS_RF)
+    state = machine.state
+    state.dr0, state.dr7 = KERNEL, 0x402
+    machine.core.memory.breakpoints_changed()
+    machine.step(2)
+    assert (state.rip, state.rcx, state.system_flags) == (KERNEL, 1, 2 | RFLAGS_RF)
+    machine.step()
+    assert (state.rip, state.rcx, state.system_flags) == (KERNEL + len(code), 0, 2)
+    machine.kernel(b"", **registers, system_flags=2 | RFLAGS_RF).core.run()
+    assert (machine.vector, state.rip, state.rcx) == (None, KERNEL + len(code) + 2, 0)
+
+
+@pytest.mark.parametrize("code", [b"\xf3\x6c", b"\xf3\x6e"])
+def test_what_comes_between_iterations_pushes_rf(machine: Wired, code: bytes) -> None:
+    registers = {"rdx": 0x60, "rsi": DATA, "rdi": DATA, "rcx": 3}
+    machine.kernel(code, **registers, system_flags=2 | RFLAGS_IF).step()
+    machine.core.interrupt_lines.raise_interrupt(0x40)
+    machine.step()
+    assert machine.vector == 0x40 and machine.state.rcx == 2
+    assert (machine.frame().rip, machine.frame().rflags) == (KERNEL, 2 | RFLAGS_IF | RFLAGS_RF)
+    for left, rflags in ((2, RFLAGS_RF), (1, RFLAGS_RF), (0, 0)):
+        machine.kernel(code, **registers, system_flags=2 | RFLAGS_TF, activity=0)
+        machine.state.rcx = left + 1
+        machine.step(2)
+        assert (machine.vector, machine.state.rcx) == (DB, left)
+        assert machine.frame().rflags == 2 | RFLAGS_TF | rflags

@@ -114,7 +114,10 @@ def _string(core: Core, instruction: Decoded, is_input: bool) -> int | None:
     if not is_repeated:
         return None
     _advance(core, "rcx", -1, width)
-    return state.rip if count > 1 else None
+    if count == 1:
+        return None
+    core.memory.notes.is_unfinished = True
+    return state.rip
 
 
 def _advance(core: Core, name: str, step: int, width: int) -> None:
