@@ -277,3 +277,17 @@ def test_the_demo_program_can_be_built_again(tmp_path):
     assert built.stdout == shipped.stdout
     relocations = subprocess.run(["readelf", "-r", DEMO], capture_output=True, text=True).stdout
     assert "no relocations" in relocations
+
+
+def test_a_limit_on_address_space_is_one_plain_sentence():
+    limit = 800_000 << 10  # as `ulimit -v 800000`
+    done = trapline(
+        "trace",
+        "/bin/true",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit,) * 2),
+    )
+    assert done.returncode == 126
+    sentence, help_, *rest = done.stderr.splitlines()
+    assert "no room to reserve" in sentence
+    assert "ulimit -v" in help_
+    assert not rest

@@ -29,6 +29,7 @@ from trapline.arch.registers import (
 from trapline.kvm import Dtable, Kvm, Segment, Sregs, Vcpu, VcpuEvents, abi
 from trapline.process import layout, monitor
 from trapline.process.cpuid import for_program
+from trapline.process.elf import ExecError
 from trapline.process.extended_state import of_programs
 from trapline.process.native import HostCalls, view
 from trapline.process.page_tables import PageTables
@@ -229,7 +230,11 @@ def _reserve(calls: HostCalls, size: int, prot: int, alignment: int) -> int:
     length = size + alignment
     start = calls(_MMAP, 0, length, prot, _PRIVATE_ANONYMOUS_NORESERVE, (1 << 64) - 1, 0)
     if start < 0:
-        raise OSError(-start, f"cannot reserve {size >> 30} GiB of address space")
+        raise ExecError(
+            -start,
+            f"there is no room to reserve {size >> 30} GiB of address space, as programs need here",
+            "If that is for a limit (`ulimit -v`), lift it: reserved is not used.",
+        )
     aligned = start + alignment - 1 & -alignment
     if aligned > start:
         calls(_MUNMAP, start, aligned - start)
