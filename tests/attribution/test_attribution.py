@@ -146,6 +146,23 @@ def test_call_stacks_through_inlined_calls_handlers_and_threads(tmp_path):
     assert stack("thread")[:2] == ["worker", "start_thread"]
 
 
+def test_each_caller_and_each_variable_has_its_own_count(tmp_path):
+    (site,) = traced(tmp_path, compiled(tmp_path, "shared_helper.c", "-O1"))["sites"]
+    found = [(at["count"], at["memory"], at["stack"][1]["function"]) for at in site["places"]]
+    assert found == [
+        (1, "global rare_one+0x3e of shared_helper (rare_one.hits)", "rare"),
+        (300, "global hot_one+0x3e of shared_helper (hot_one.hits)", "hot"),
+    ]
+    assert (site["count"], site["unplaced"]) == (301, 0)
+
+
+def test_what_only_native_code_counted_is_not_given_a_place(tmp_path):
+    program = compiled(tmp_path, "shared_helper.c", "-O1")
+    (site,) = traced(tmp_path, program, options=("--policy", "off"))["sites"]
+    assert site["count"] == 301
+    assert site["unplaced"] == 301 - sum(at["count"] for at in site["places"]) > 200
+
+
 def test_threads_and_processes_are_told_apart(tmp_path):
     report = traced(tmp_path, compiled(tmp_path, "thread.c", "-O1"))
     shared = [site for site in report["sites"] if site["function"] == "worker"]

@@ -11,6 +11,7 @@ FIELDS = [
     "count", "cause", "outcome", "cpl", "culprit_rip", "reported_rip", "instruction", "bytes",
     "module", "module_offset", "function", "file", "line", "operand", "linear", "size", "split",
     "memory", "threads", "pids", "first_time", "last_time", "stack",
+    "places", "unplaced",
 ]  # fmt: skip
 LOCATION = ["module", "module_offset", "function", "file", "line"]
 
@@ -28,6 +29,9 @@ def test_a_whole_document(tmp_path):
     }  # fmt: skip
     assert list(site) == FIELDS
     stack = site.pop("stack")
+    assert site.pop("places") == [
+        {"count": 5, "linear": 0x60003E, "memory": "heap", "stack": stack}
+    ]
     assert site == {
         "count": 5, "cause": "split", "outcome": "db", "cpl": 3,
         "culprit_rip": 0x401000, "reported_rip": 0x401004,
@@ -36,7 +40,7 @@ def test_a_whole_document(tmp_path):
         "function": None, "file": None, "line": None,
         "operand": "dword ptr [rdi]  rdi=0x60003e", "linear": 0x60003E, "size": 4,
         "split": [2, 2], "memory": "heap", "threads": [10, 12], "pids": [10],
-        "first_time": 0.5, "last_time": 1.5,
+        "first_time": 0.5, "last_time": 1.5, "unplaced": 0,
     }  # fmt: skip
     assert [frame["rip"] for frame in stack] == [0x401000, 0x401234]
     assert all(list(frame) == ["rip", *LOCATION, "inlined"] for frame in stack)

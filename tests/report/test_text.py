@@ -163,3 +163,53 @@ def test_a_crossed_page_is_said(tmp_path):
     assert "2 on the next, which is another page\n" in text(
         summary(tmp_path, start(), MAP, crossing, END)
     )
+
+
+def several(*shares: list[int], count: int) -> list[dict]:
+    """A site of which two more places were told: other data, and another caller."""
+    place = {"record": "place", "pid": 10, "image": 0, "site": 1, "tid": 10, "linear": 0x70003E,
+             "memory": {**SITE["memory"], "kind": "anonymous"}}  # fmt: skip
+    caller = [SITE["stack"][0], {"rip": 0x401334, "lookup": 0x401333, "map": 1}]
+    one = {"site": 1, "count": count, "last": 1.5, "threads": {"10": count}, "places": shares}
+    return [
+        start(), MAP, SITE, {**place, "place": 1, "stack": SITE["stack"]},
+        {**place, "place": 2, "linear": 0x60003E, "memory": SITE["memory"], "stack": caller},
+        {"record": "counts", "pid": 10, "image": 0, "counts": [one]}, END,
+    ]  # fmt: skip
+
+
+def test_the_first_lock_does_not_stand_for_all(tmp_path):
+    shown = text(summary(tmp_path, *several([0, 1], [1, 900], [2, 100], count=1001)))
+    assert (
+        "   memory      heap: 101 times, the first\n               anonymous mapping: 900 times\n"
+    ) in shown
+    assert "   called by   program+0x1234\n   also by     program+0x1334: 100 times\n" in shown
+    assert "   fix         Of the first: Allocators" in shown
+    assert "not" not in shown.split("called by")[1].split("fix")[0]
+
+
+def test_what_was_only_counted_is_said_to_be(tmp_path):
+    shown = text(summary(tmp_path, *several([0, 1], [1, 1], [2, 1], count=1001)))
+    assert "               not told apart: 998 more times\n" in shown
+    assert "               the callers of 998 bus locks were not looked at\n" in shown
+
+
+def test_a_trace_that_tells_of_the_first_alone_is_not_believed_to_tell_of_all(tmp_path):
+    old = counts(5)
+    del old["counts"][0]["places"]
+    shown = text(summary(tmp_path, start(), MAP, SITE, old, END))
+    assert "   memory      heap: 1 time, the first\n               not told apart: 4 more" in shown
+
+
+def test_many_places_are_cut(tmp_path):
+    places = [
+        {"record": "place", "pid": 10, "image": 0, "site": 1, "place": n, "tid": n, "linear": n,
+         "memory": {**SITE["memory"], "kind": "stack", "tid": n}}
+        for n in range(1, 21)
+    ]  # fmt: skip
+    one = {"site": 1, "count": 210, "last": 1, "threads": {"10": 210},
+           "places": [[n, n] for n in range(21)]}  # fmt: skip
+    record = {"record": "counts", "pid": 10, "image": 0, "counts": [one]}
+    shown = text(summary(tmp_path, start(), MAP, SITE, *places, record, END))
+    assert "stack of thread 20: 20 times" in shown and "stack of thread 13: " not in shown
+    assert "and 13 more places: 91 times" in shown

@@ -39,7 +39,7 @@ def exited(pid: int = 10, code: int = 0) -> dict[str, Any]:
 
 def counts(count: int, site: int = 1, pid: int = 10, **threads: int) -> dict[str, Any]:
     shares = {name.lstrip("t"): share for name, share in threads.items()} or {str(pid): count}
-    one = {"site": site, "count": count, "last": 1.5, "threads": shares}
+    one = {"site": site, "count": count, "last": 1.5, "threads": shares, "places": [[0, count]]}
     return {"record": "counts", "pid": pid, "image": 0, "counts": [one]}
 
 

@@ -211,6 +211,10 @@ def test_totals_join_the_site_of_the_first_event(program, folder, recorded):
     (site,) = recorded.read().sites
     assert site.count == 1_000_000
     assert site.stack
+    assert (site.first_count, site.places) == (1, [])  # not known of the others
+    observer.bus_lock_total(*total[:-1], lock.linear + 64, 7)
+    (site,) = recorded.read().sites
+    assert [(one.fields["linear"], one.count) for one in site.places] == [(lock.linear + 64, 1)]
 
 
 def test_a_total_without_a_first_event_has_no_invented_circumstances(program, folder, recorded):
@@ -223,6 +227,47 @@ def test_a_total_without_a_first_event_has_no_invented_circumstances(program, fo
     assert site.count == 5
     assert site.fields["instruction"].startswith("lock add")
     assert "stack" not in site.fields and "operand" not in site.fields
+
+
+def test_other_data_and_other_callers_are_counted_on_their_own(program, folder, recorded):
+    lock, thread = split_lock(program, folder, "d")
+    _, elsewhere = split_lock(program, folder, "b")
+    moved = lock._replace(linear=lock.linear + 64)
+    for _ in range(3):
+        recorded.recorder.bus_lock(lock, Outcome.DB, thread)
+        recorded.recorder.bus_lock(lock, Outcome.DB, elsewhere)
+    for _ in range(500):
+        recorded.recorder.bus_lock(moved, Outcome.DB, thread)
+    (site,) = recorded.read().sites
+    assert (site.count, site.first_count) == (506, 3)
+    assert [(one.fields["linear"], one.count) for one in site.places] == [
+        (lock.linear, 3), (moved.linear, 500)
+    ]  # fmt: skip
+    callers = [one.stack[1].rip for one in (site, *site.places)]
+    assert callers[0] == callers[2] != callers[1]
+
+
+def test_places_are_bounded_and_the_count_stays_exact(program, folder, recorded):
+    lock, thread = split_lock(program, folder, "s")
+    for number in range(200):
+        moved = lock._replace(linear=lock.linear + 64 * number)
+        recorded.recorder.bus_lock(moved, Outcome.DB, thread)
+        recorded.recorder.bus_lock(moved, Outcome.DB, thread)
+    (site,) = recorded.read().sites
+    assert site.count == 400
+    assert len(site.places) == 63
+    assert site.first_count + sum(one.count for one in site.places) == 128
+
+
+def test_callers_are_looked_at_for_a_while_and_data_always(program, folder, recorded, monkeypatch):
+    monkeypatch.setattr("trapline.trace.recorder.CALLER_LIMIT", 10)
+    lock, thread = split_lock(program, folder, "s")
+    for _ in range(100):
+        recorded.recorder.bus_lock(lock, Outcome.DB, thread)
+    (site,) = recorded.read().sites
+    (other,) = site.places
+    assert (site.first_count, other.count) == (10, 90)
+    assert site.stack and not other.stack
 
 
 def test_single_events_are_bounded_and_the_bound_is_said(program, folder, tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from trapline.report.summary import Frame, Missing, Site, Summary
+from trapline.report.summary import Frame, Missing, Site, Spot, Summary
 from trapline.trace import Location
 
 VERSION = 1
@@ -49,8 +49,23 @@ def _site(site: Site) -> dict[str, Any]:
         "pids": site.pids,
         "first_time": round(site.first_time, 6),
         "last_time": round(site.last_time, 6),
-        "stack": None if site.stack is None else [_frame(frame) for frame in site.stack],
+        "stack": _stack(site.stack),
+        "places": [_spot(spot) for spot in site.spots],
+        "unplaced": site.unplaced,
     }
+
+
+def _spot(spot: Spot) -> dict[str, Any]:
+    return {
+        "count": spot.count,
+        "linear": spot.linear,
+        "memory": spot.place.text if spot.place is not None else None,
+        "stack": _stack(spot.stack),
+    }
+
+
+def _stack(frames: list[Frame] | None) -> list[dict[str, Any]] | None:
+    return None if frames is None else [_frame(frame) for frame in frames]
 
 
 def _frame(frame: Frame) -> dict[str, Any]:

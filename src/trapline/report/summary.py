@@ -5,6 +5,7 @@ Reads program files for symbols and lines; never runs a guest.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,16 @@ class Frame:
 
 
 @dataclass(slots=True)
+class Spot:
+    """What some of a site's bus locks locked, and from where they were called."""
+
+    linear: int
+    place: Place | None
+    stack: list[Frame] | None
+    count: int
+
+
+@dataclass(slots=True)
 class Site:
     """One instruction that took bus locks, over all processes that ran it."""
 
@@ -34,6 +45,13 @@ class Site:
     pids: list[int] = field(default_factory=list)
     first_time: float = 0.0
     last_time: float = 0.0
+    members: list[TracedSite] = field(default_factory=list)
+    spots: list[Spot] = field(default_factory=list)  # the first's first
+
+    @property
+    def unplaced(self) -> int:
+        """How many bus locks nothing but the instruction is known of."""
+        return max(self.count - sum(spot.count for spot in self.spots), 0)
 
     def __getitem__(self, name: str) -> Any:
         """A field of the first event, None where the trace has none."""
@@ -82,6 +100,7 @@ def summarize(trace: Trace, locator: Locator | None = None) -> Summary:
     for site in merged.values():
         site.place = locator.describe_memory(site.first)
         site.stack = _stack(site.first, locator)
+        site.spots = list(_spots(site, locator))
     sites = sorted(merged.values(), key=lambda site: (-site.count, site.first_time))
     missing = [
         Missing(one.rip, one.code, one.text, locator.locate(one.rip, one.mapped)[0])
@@ -105,10 +124,20 @@ def _add(site: Site, traced: TracedSite) -> None:
     site.first_time = min(site.first_time, started) if site.count else started
     site.last_time = max(site.last_time, traced.last)
     site.count += traced.count
+    site.members.append(traced)
     for tid, count in traced.threads.items():
         site.threads[tid] = site.threads.get(tid, 0) + count
     if traced.owner.pid not in site.pids:
         site.pids.append(traced.owner.pid)
+
+
+def _spots(site: Site, locator: Locator) -> Iterator[Spot]:
+    """The first bus lock's data and callers, then what else was seen, in order of its coming."""
+    for member in site.members:
+        counted = [(member, member.first_count), *((one, one.count) for one in member.places)]
+        for traced, count in counted:
+            linear: int = traced.fields["linear"]
+            yield Spot(linear, locator.describe_memory(traced), _stack(traced, locator), count)
 
 
 def _stack(traced: TracedSite, locator: Locator) -> list[Frame] | None:

@@ -13,6 +13,7 @@ from rich.text import Text
 from trapline.report.advice import advise
 from trapline.report.excerpt import find_excerpt
 from trapline.report.json import spaced
+from trapline.report.others import caller_rows, is_one_place, memory_rows
 from trapline.report.picture import ASCII, UNICODE, draw
 from trapline.report.summary import Frame, Missing, Site, Summary
 from trapline.report.words import plain, plural
@@ -93,7 +94,7 @@ class _Writer:
             kind = CAUSES.get(site["cause"], site["cause"])
             line = Text(f"{number}. ", "bold").append(plural(site.count, kind))
             line.append(" in ").append_text(place_name(site.where))
-            self._console.print(line.append(f"  {site['instruction'] or ''}", "dim"))
+            self._console.print(line.append(f"  {plain(site['instruction'] or '')}", "dim"))
         rest = sites[BRIEF:]
         if rest:
             count = plural(sum(site.count for site in rest), "bus lock")
@@ -104,7 +105,7 @@ class _Writer:
     def missing(self, missing: Missing) -> None:
         """An instruction that Trapline answered with #UD because it does not know it."""
         line = Text("\nnot implemented: ", "bold yellow")
-        line.append(f"{missing.text}  ({spaced(missing.code)}) at {missing.rip:#x}, in ")
+        line.append(f"{plain(missing.text)}  ({spaced(missing.code)}) at {missing.rip:#x}, in ")
         line.append_text(place_name(missing.where))
         self._console.print(line.append("; the program got #UD", "dim"))
 
@@ -123,7 +124,7 @@ class _Writer:
 
     def _rows(self, site: Site) -> Iterator[tuple[str, Text]]:
         culprit = Text(f"{site['rip']:#x}  ")
-        culprit.append(site["instruction"] or "unknown instruction", "bold cyan")
+        culprit.append(plain(site["instruction"] or "unknown instruction"), "bold cyan")
         culprit.append(f"   {spaced(site['code']) or ''}", "dim")
         if site.where.module_offset is not None and site.where.module is not None:
             name = plain(site.where.module.rsplit("/", 1)[-1])
@@ -132,17 +133,21 @@ class _Writer:
         if site["outcome"] != "none":
             yield "reported", _reported(site)
         if site["operand"]:
-            yield "operand", Text(site["operand"])
+            yield "operand", Text(plain(site["operand"]))
         yield "data", _data(site)
         for line in draw(site["linear"], site["size"], self._strokes):
             yield "", _coloured(line, self._strokes.operand)
-        if site.place is not None:
-            yield "memory", Text(plain(site.place.text))
+        for number, text in enumerate(memory_rows(site)):
+            yield "" if number else "memory", text
         yield "who", _who(site, self._names, self._is_guest)
         if site.count > 1:
             yield "when", Text(f"from {site.first_time:.3f} s to {site.last_time:.3f} s")
         yield from _callers(site)
-        for number, line in enumerate(textwrap.wrap(plain(advise(site)), COLUMNS)):
+        yield from _labelled_once(
+            caller_rows(site, lambda frame: place_name(frame.where, is_brief=True))
+        )
+        advice = advise(site) if is_one_place(site) else f"Of the first: {advise(site)}"
+        for number, line in enumerate(textwrap.wrap(plain(advice), COLUMNS)):
             yield "" if number else "fix", Text(line, "green")
 
 
@@ -216,6 +221,13 @@ def _callers(site: Site) -> Iterator[tuple[str, Text]]:
         last = label
     if len(frames) > FRAMES + 1:
         yield "", Text(f"and {plural(len(frames) - FRAMES - 1, 'more frame')}", "dim")
+
+
+def _labelled_once(rows: Iterator[tuple[str, Text]]) -> Iterator[tuple[str, Text]]:
+    last = ""
+    for label, text in rows:
+        yield label if label != last else "", text
+        last = label or last
 
 
 def _coloured(line: str, operand: str) -> Text:

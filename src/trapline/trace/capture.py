@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trapline.trace.cfi import CallFrames
@@ -59,19 +59,19 @@ class Capture:
         steps += [self._stack] if is_current and thread.bitness == 64 else []
         return self._take(steps, lock, thread)
 
-    def caller(self, lock: Locked, thread: GuestThread) -> int | None:
-        """Where the culprit's function will return to, or None where that is unknown."""
+    def caller(self, lock: Locked, thread: GuestThread) -> int:
+        """Where the culprit's function will return to, or 0 where that cannot be found."""
         if thread.bitness != 64:
-            return None
+            return 0
         try:
             registers = {**thread.registers(), "rip": lock.rip}
             frames = unwind(registers, thread.read, lambda at: self._find(at, thread), 2)
         except Exception:  # an observer must not stop the guest
-            return None
-        return frames[1].rip if len(frames) > 1 else None
+            return 0
+        return frames[1].rip if len(frames) > 1 else 0
 
     def _take(
-        self, steps: list[_Step], lock: Locked, thread: GuestThread
+        self, steps: Sequence[_Step], lock: Locked, thread: GuestThread
     ) -> tuple[dict[str, Any], list[Record]]:
         fields: dict[str, Any] = {}
         maps: list[Record] = []

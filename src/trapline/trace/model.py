@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from trapline.trace.file import Record, TraceFile
 from trapline.trace.region import Region
+from trapline.trace.schema import is_sound
 
 
 @dataclass(slots=True)
@@ -51,7 +52,12 @@ class TracedFrame:
 
 @dataclass(slots=True)
 class TracedSite:
-    """One instruction that took bus locks in one process, as the first of them was."""
+    """One instruction that took bus locks in one process, as the first of them was.
+
+    `places` has the others that were told from it, by what they locked or who called, each as
+    if it were a site: with a `count`.  `first_count` is the first place's own; all these may be
+    fewer than `count`, of which the rest is not known.
+    """
 
     owner: TracedProgram
     fields: Record
@@ -62,6 +68,8 @@ class TracedSite:
     count: int = 0
     last: float = 0.0
     threads: dict[int, int] = field(default_factory=dict)
+    places: list[TracedSite] = field(default_factory=list)
+    first_count: int = 1
 
     @property
     def rip(self) -> int:
@@ -111,11 +119,10 @@ def read_trace(path: str) -> Trace:
     reader = _Reader(trace)
     for record in source.records():
         handle = getattr(reader, f"on_{record.get('record')}", None)
-        try:
-            if handle is not None:  # records of later versions are passed over
-                handle(record)
-        except (KeyError, TypeError, ValueError):
+        if not is_sound(record):
             trace.damaged_lines += 1
+        elif handle is not None:  # records of later versions are passed over
+            handle(record)
     trace.damaged_lines += source.damaged_lines
     reader.finish()
     return trace
@@ -154,7 +161,31 @@ class _Reader:
     def on_site(self, record: Record) -> None:
         self._records.append((self._owner(record), record))
 
+    def on_place(self, record: Record) -> None:
+        self._records.append((self._owner(record), record))
+
     def _site(self, owner: TracedProgram, record: Record) -> None:
+        self._sites[_key(record, record["site"])] = self._as_site(owner, record)
+
+    def _place(self, owner: TracedProgram, record: Record) -> None:
+        """A further place of a site: what it does not say is as the first's."""
+        key = _key(record, record["site"])
+        site, counted = self._sites.get(key), self._counts.get(key)
+        # One whose count was lost with its writer was met at least once.
+        places: dict[int, int] = dict(counted.get("places", [])) if counted else {}
+        count = places.get(record["place"], 1)
+        if site is None or not count:
+            return
+        shared = {
+            name: known
+            for name, known in site.fields.items()
+            if name not in ("stack", "memory", "operand", "registers", "problems")
+        }
+        place = self._as_site(owner, {**shared, **record})
+        place.count = count
+        site.places.append(place)
+
+    def _as_site(self, owner: TracedProgram, record: Record) -> TracedSite:
         memory: dict[str, Any] = record.get("memory") or {}
         stack = [
             TracedFrame(
@@ -165,7 +196,7 @@ class _Reader:
             )
             for frame in record.get("stack") or []
         ]
-        self._sites[_key(record, record["site"])] = TracedSite(
+        return TracedSite(
             owner,
             record,
             self._mapped(owner, record.get("map")),
@@ -209,15 +240,18 @@ class _Reader:
     def finish(self) -> None:
         """Join sites with mappings and counts, which may stand before or after them: threads
         write as they come."""
-        for owner, record in self._records:
-            try:
-                (self._site if record["record"] == "site" else self._undefined)(owner, record)
-            except (KeyError, TypeError, ValueError):
-                self._trace.damaged_lines += 1
+        # Places last: they add to their sites.
+        for kind, join in (("undefined", self._undefined), ("site", self._site),
+                           ("place", self._place)):  # fmt: skip
+            for owner, record in self._records:
+                if record["record"] == kind:
+                    join(owner, record)
         for key, site in self._sites.items():
             counted = self._counts.get(key)
             # A site whose counts were lost with its writer happened at least once.
             site.count = counted["count"] if counted else 1
+            places: dict[int, int] = dict(counted.get("places", [])) if counted else {}
+            site.first_count = places.get(0, min(site.count, 1))
             site.last = counted["last"] if counted else site.fields["time"]
             threads = counted["threads"] if counted else {str(site.fields["tid"]): 1}
             site.threads = {int(tid): count for tid, count in threads.items()}

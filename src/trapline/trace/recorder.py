@@ -25,11 +25,11 @@ if TYPE_CHECKING:  # the types only: reading a trace must not load a processor
 FLUSH_SECONDS = 0.1
 EVENT_LIMIT = 1000
 PLACE_LIMIT = 64  # of one site: what is locked, and from where it is called
-CALLER_LIMIT = 0  # bus locks of one site whose callers are told apart
+CALLER_LIMIT = 4096  # bus locks of one site whose callers are told apart
 
 NO_SIGNAL = "none"  # Outcome.NONE's value
 _Key = tuple[int, int, int, str, str]  # rip, size, cpl, cause, outcome
-_Place = tuple[int, int | None]  # linear, return address
+_Place = tuple[int, int | None]  # linear, return address (0: unknown, None: not looked at)
 
 
 @dataclass(slots=True)
@@ -41,8 +41,7 @@ class _Site:
     # How often at each place, and the place's number: 0 is the first's.
     places: dict[_Place, int] = field(default_factory=dict)
     numbers: dict[_Place, int] = field(default_factory=dict)
-    of_data: dict[int, _Place] = field(default_factory=dict)  # the first with this address
-    called: int = 0  # how many were asked for their caller
+    called: int = 0  # how many were looked at for their caller
 
 
 class Recorder:
@@ -136,11 +135,12 @@ class Recorder:
         key = (lock.rip, lock.size, lock.cpl, lock.cause, outcome)
         now = time.monotonic() - self._started
         site, is_new = self._count(key, 1, thread.tid, now)
-        place, is_new_place = self._count_place(site, lock, thread, is_current=True)
+        place = (lock.linear, self._caller(site, lock, thread))
+        is_new_place = self._count_place(site, place)
         if is_new:
             self._write_site(site, lock, key[-1], thread, now)
         elif is_new_place:
-            self._write_place(site, place, lock, thread, is_current=True)
+            self._write_place(site, place, lock, thread)
         if self._events_kept < self._event_limit:
             self._keep_event(site, lock.linear, thread.tid, now)
 
@@ -149,12 +149,13 @@ class Recorder:
         key = (last.rip, last.size, last.cpl, last.cause, NO_SIGNAL)
         now = time.monotonic() - self._started
         site, is_new = self._count(key, count, thread.tid, now)
-        # Of all these, only the last is known; the others' places stay uncounted.
-        place, is_new_place = self._count_place(site, last, thread, is_current=False)
         if is_new:
             self._write_site(site, last, NO_SIGNAL, thread, now, is_current=False)
-        elif is_new_place:
-            self._write_place(site, place, last, thread, is_current=False)
+        # Where the last was is known, of the others not even that.
+        place = (last.linear, None)
+        is_elsewhere = all(linear != last.linear for linear, _ in list(site.places))
+        if is_elsewhere and self._count_place(site, place) and not is_new:
+            self._write_place(site, place, last, thread)
 
     def undefined(self, rip: int, code: bytes, text: str, thread: GuestThread) -> None:
         """An instruction Trapline does not implement raised #UD; recorded once an address."""
@@ -204,33 +205,27 @@ class Recorder:
             self._ask_to_flush()
         return site, is_new
 
-    def _count_place(
-        self, site: _Site, lock: Locked, thread: GuestThread, is_current: bool
-    ) -> tuple[_Place, bool]:
-        """(what was locked and from where, is it to be described); bounded, the rest is not
-        counted.  A place is never counted twice, and never as another with other data."""
-        caller = None
-        if is_current and site.called < CALLER_LIMIT:
-            site.called += 1
-            caller = self._capture.caller(lock, thread)
-        place = (lock.linear, caller)
+    def _count_place(self, site: _Site, place: _Place) -> bool:
+        """One bus lock here; True if the place is to be described.  Bounded: the rest are the
+        site's, and nowhere's."""
         with self._lock:
-            if caller is None:
-                place = site.of_data.get(lock.linear, place)
             is_new = place not in site.places
             if is_new and len(site.places) >= PLACE_LIMIT:
-                return place, False
+                return False
             site.places[place] = site.places.get(place, 0) + 1
             site.numbers.setdefault(place, len(site.numbers))
-            site.of_data.setdefault(lock.linear, place)
-        return place, is_new
+        return is_new
 
-    def _write_place(
-        self, site: _Site, place: _Place, lock: Locked, thread: GuestThread, is_current: bool
-    ) -> None:
+    def _caller(self, site: _Site, lock: Locked, thread: GuestThread) -> int | None:
+        if site.called >= CALLER_LIMIT:
+            return None
+        site.called += 1
+        return self._capture.caller(lock, thread)
+
+    def _write_place(self, site: _Site, place: _Place, lock: Locked, thread: GuestThread) -> None:
         fields = {"site": site.number, "place": site.numbers[place], "linear": lock.linear}
         with self._capturing:
-            captured, maps = self._capture.surroundings(lock, thread, is_current)
+            captured, maps = self._capture.surroundings(lock, thread, place[1] is not None)
             records = [self._stamped(region) for region in maps]
             record = {"record": "place", "tid": thread.tid, **fields, **captured}
             self._writer.write(*records, self._stamped(record))
