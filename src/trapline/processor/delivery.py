@@ -163,7 +163,7 @@ def _enter_protected(
     gate = _protected_gate(core, vector, is_software, external)
     kind, selector = gate >> 40 & 0x1F, gate >> 16 & 0xFFFF
     if kind == SystemType.TASK_GATE:
-        length = eip - state.rip if is_software else 0
+        length = eip - state.rip & 0xFFFFFFFF  # INT1's too, though its gate is not checked
         tasks.switch(core, selector, tasks.IDT, length, error_code, external)
         return
     code, new_cpl = _handler_code(core, selector, external)

@@ -34,6 +34,7 @@ from trapline.arch import descriptor as d
 from trapline.arch.registers import CR0_PE, CR0_TS, RFLAGS_NT, RFLAGS_VM
 from trapline.processor.fault import Fault
 
+DB = 1
 TS, NP, SS, GP, UD = 10, 11, 12, 13, 6
 TARGET = CODE + 0x100
 
@@ -226,6 +227,18 @@ def test_a_task_gate_in_the_idt_takes_an_exception(machine: Protected) -> None:
     assert (machine.state.rip, machine.state.cpl) == (TARGET, 0)
     assert machine.stacked(1) == [0]  # the error code
     assert machine.word(TASK + 0x20, 4) == CODE
+
+
+@pytest.mark.parametrize("code, vector", [("f1", DB), ("cc", 3), ("ce", 4), ("cd 80", 0x80)])
+def test_a_task_gate_saves_what_follows_a_software_interrupt(
+    machine: Protected, code: str, vector: int
+) -> None:
+    """SDM 3A, "Interrupt 1": that of INT1 is a trap."""
+    other_task(machine)
+    machine.gate(vector, type=d.SystemType.TASK_GATE, selector=TASK_B)
+    machine.ring(3, bytes.fromhex(code), system_flags=2, arithmetic_flags=1 << 11).step()
+    assert (machine.state.rip, machine.state.tr_selector) == (TARGET, TASK_B)
+    assert machine.word(TASK + 0x20, 4) == CODE + len(bytes.fromhex(code))
 
 
 def test_the_trap_flag_of_a_task_is_reported(machine: Protected) -> None:
