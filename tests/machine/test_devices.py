@@ -205,6 +205,23 @@ def test_read_back_gives_status_then_count() -> None:
     assert pit.read(0, 1) | pit.read(0, 1) << 8 == 0x1234
 
 
+def test_a_second_latch_is_ignored_until_the_first_is_read() -> None:
+    """Intel, 8254, "Read-Back Command": of status as of counts."""
+    pit = Pit(Line(), Clock())
+    for port, byte in ((3, 0x36), (0, 0x34), (0, 0x12)):
+        pit.write(port, 1, byte)
+    status = 0x80 | 0x30 | 3 << 1
+    pit.write(3, 1, 0xE2)  # status
+    pit.write(3, 1, 0xE2)
+    assert [pit.read(0, 1) for _ in range(3)] == [status, 0x34, 0x12]
+    pit.write(3, 1, 0xE2)
+    pit.write(3, 1, 0xC2)  # both: the status is latched already, the count is not
+    pit.write(3, 1, 0xC2)
+    assert [pit.read(0, 1) for _ in range(3)] == [status, 0x34, 0x12]
+    pit.write(3, 1, 0xE2)
+    assert pit.read(0, 1) == status
+
+
 # The rest
 
 
@@ -247,6 +264,24 @@ def test_loopback_brings_back_what_was_sent() -> None:
     assert serial.read(0, 1) == 0xAE
     assert not serial.read(5, 1) & 1
     assert sent == b""
+
+
+def test_an_overrun_interrupts_before_all_else_until_the_line_status_is_read() -> None:
+    """PC16550D, "Interrupt Control Functions": receiver line status, the highest priority."""
+    line = Line()
+    serial = Serial(lambda data: None, line)
+    serial.write(4, 1, 0x1E)
+    serial.write(1, 1, 4)
+    serial.write(0, 1, 1)
+    assert (line.is_high, serial.read(2, 1)) == (False, 1)
+    serial.write(0, 1, 2)
+    serial.write(1, 1, 7)
+    assert (line.is_high, serial.read(2, 1)) == (True, 6)
+    assert serial.read(5, 1) & 3 == 3
+    assert serial.read(2, 1) == 4
+    serial.read(0, 1)
+    assert serial.read(2, 1) == 2
+    assert (line.is_high, serial.read(2, 1)) == (False, 1)
 
 
 @pytest.mark.parametrize(

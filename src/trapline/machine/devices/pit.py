@@ -31,6 +31,7 @@ class Channel:
         self._half: int | None = None  # the low byte of a 16-bit count on its way in
         self._reads_high = False
         self._latched: list[int] = []
+        self._has_status = False  # the first of those latched
 
     def control(self, word: int) -> None:
         self.access, self.mode = word >> 4 & 3, word >> 1 & 7
@@ -40,6 +41,7 @@ class Channel:
         self.is_armed = self._reads_high = False
         self._half = None
         self._latched.clear()
+        self._has_status = False
 
     def write(self, byte: int, now: int) -> None:
         if self.access == _BOTH:
@@ -86,17 +88,22 @@ class Channel:
         return elapsed != self.reload
 
     def latch_count(self, now: int) -> None:
-        if not self._latched:
+        if len(self._latched) == self._has_status:
             count = self.count(now)
             parts = {_LOW: [count & 0xFF], _HIGH: [count >> 8]}
-            self._latched = parts.get(self.access, [count & 0xFF, count >> 8])
+            self._latched += parts.get(self.access, [count & 0xFF, count >> 8])
 
     def latch_status(self, now: int) -> None:
+        """A second one before the first is read is ignored, as of a count."""
+        if self._has_status:
+            return
+        self._has_status = True
         status = self.output(now) << 7 | (not self.is_armed) << 6 | self.access << 4
         self._latched.insert(0, status | self.mode << 1 | self.is_bcd)
 
     def read(self, now: int) -> int:
         if self._latched:
+            self._has_status = False
             return self._latched.pop(0)
         count = self.count(now)
         if self.access == _BOTH:

@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Callable
 
 _DLAB = 0x80
-_RECEIVED, _SEND_EMPTY = 1, 2  # interrupt enable
+_RECEIVED, _SEND_EMPTY, _LINE_STATUS = 1, 2, 4  # interrupt enable
 _DATA_READY, _OVERRUN, _EMPTY = 0x01, 0x02, 0x60  # line status
 _LOOPBACK = 0x10
-_NO_INTERRUPT, _SEND_INTERRUPT, _RECEIVED_INTERRUPT = 1, 2, 4
+_NO_INTERRUPT, _SEND_INTERRUPT, _RECEIVED_INTERRUPT, _LINE_INTERRUPT = 1, 2, 4, 6
 _FIFO = 16
 
 
@@ -73,8 +73,9 @@ class Serial:
     def _transmit(self, byte: int) -> None:
         if self._modem & _LOOPBACK:
             room = _FIFO if self._fifo & 1 else 1
-            self._overrun = len(self._received) >= room
-            if not self._overrun:
+            if len(self._received) >= room:
+                self._overrun = True
+            else:
                 self._received.append(byte)
         else:
             self._send(bytes((byte,)))
@@ -97,6 +98,9 @@ class Serial:
         return fifo | cause
 
     def _cause(self) -> int:
+        """The one of highest priority (PC16550D, "Interrupt Identification Register")."""
+        if self._overrun and self._enable & _LINE_STATUS:
+            return _LINE_INTERRUPT
         if self._received and self._enable & _RECEIVED:
             return _RECEIVED_INTERRUPT
         if self._send_waits and self._enable & _SEND_EMPTY:
@@ -111,6 +115,7 @@ class Serial:
         if self._overrun:
             status |= _OVERRUN
             self._overrun = False
+            self._update()
         return status
 
     def _modem_status(self) -> int:
