@@ -40,6 +40,10 @@ def _text(found: Any) -> bool:
     return isinstance(found, str)
 
 
+def _word(found: Any) -> bool:
+    return isinstance(found, str) and found.isidentifier() and found.isascii()
+
+
 def _or_none(check: Check) -> Check:
     return lambda found: found is None or check(found)
 
@@ -85,9 +89,9 @@ _FRAME = _made_of(
     rip=_ADDRESS, lookup=_ADDRESS, map=_or_none(_NUMBER),
 )  # fmt: skip
 _MEMORY = _made_of(
-    {"tid": _or_none(_NUMBER), "fs_base": _or_none(_ADDRESS), "map": _or_none(_NUMBER),
-     "before": _or_none(_NUMBER)},
-    kind=_text,
+    {name: _or_none(check) for name, check in
+     (("fs_base", _ADDRESS), ("map", _NUMBER), ("before", _NUMBER))},
+    kind=_word, tid=_or_none(_NUMBER),
 )  # fmt: skip
 _COUNTED = _made_of(
     {"places": _many(_pair)}, site=_NUMBER, count=_COUNT, last=_seconds, threads=_shares
@@ -106,7 +110,7 @@ _RECORDS: dict[str, dict[str, Check]] = {
     "site": {
         **_OF_PROCESS, "site": _NUMBER, "tid": _NUMBER, "time": _seconds, "rip": _ADDRESS,
         "next_rip": _ADDRESS, "linear": _ADDRESS, "size": _integer(1, LARGEST_OPERAND),
-        "cpl": _integer(0, 3), "cause": _text, "outcome": _text,
+        "cpl": _integer(0, 3), "cause": _word, "outcome": _word,
     },
     "place": {
         **_OF_PROCESS, "site": _NUMBER, "place": _NUMBER, "tid": _NUMBER, "linear": _ADDRESS,
