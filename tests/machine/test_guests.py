@@ -190,6 +190,21 @@ def test_modules_lie_on_pages_behind_the_image() -> None:
     assert [reserved for *_, reserved in found] == [0, 0, 0]
 
 
+def test_modules_make_room_for_the_boot_information() -> None:
+    """Of an image below it, a module would reach into it, or lie there."""
+    store = b"\x89\x1d\x00\x00\x20\x00"  # mov [200000h], ebx
+    texts = [b"A" * 100, b"B" * 0x1001]
+    modules = [Module(text, "") for text in texts]
+    done = run(guests.multiboot(store + END, at=0x7000), modules=modules)
+    read = done.board.memory.read
+    (at,) = struct.unpack("<I", read(0x200000, 4))
+    count, first = struct.unpack_from("<2I", read(at, 88), 20)
+    found = list(struct.iter_unpack("<4I", read(first, 16 * count)))
+    assert (at, [start for start, *_ in found]) == (0x9000, [0x8000, 0xA000])
+    assert [read(start, end - start) for start, end, _, _ in found] == texts
+    assert done.ending.status == STATUS
+
+
 def test_boot_information_makes_room_for_the_image() -> None:
     store = b"\x89\x1d\x00\x00\x20\x00"  # mov [200000h], ebx
     done = run(guests.multiboot(store + END, at=0x9000))

@@ -74,7 +74,8 @@ def load(
     if record_end > layout.LOW_END or (start < record_end and record < end):
         record = _room_behind(end, information.size)
         end = record + information.size
-    information.place(record, _place_modules(memory, modules, end))
+    taken = range(record, record + information.size)
+    information.place(record, _place_modules(memory, modules, end, taken))
     return Start(Mode.PROTECTED, entry, LOADER_MAGIC, record, parts)
 
 
@@ -91,11 +92,17 @@ def _load_by_addresses(memory: Memory, data: bytes, header: Header) -> tuple[int
     return entry, Part(first, start, start, end - start, bss_end - start)
 
 
-def _place_modules(memory: Memory, modules: Sequence[Module], end: int) -> list[int]:
-    """The modules behind the image, each on a page of its own; where each begins."""
+def _place_modules(
+    memory: Memory, modules: Sequence[Module], end: int, taken: range
+) -> list[int]:
+    """The modules behind the image, each on a page of its own and none where the boot information
+    will be; where each begins."""
     starts = []
     for module in modules:
-        starts.append(_room_behind(end, len(module.data)))
+        start = _room_behind(end, len(module.data))
+        if start < taken.stop and taken.start < start + len(module.data):
+            start = _room_behind(taken.stop, len(module.data))
+        starts.append(start)
         end = starts[-1] + len(module.data)
         if end >> 32 or end > memory.below:
             raise BadImage(
