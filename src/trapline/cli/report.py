@@ -37,15 +37,24 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--top",
-        type=int,
+        type=count,
         default=10,
         metavar="N",
         help="sites to show in full, 0 for all (text only; default: %(default)s)",
     )
 
 
+def count(text: str) -> int:
+    """How many of something; 0 may mean all of them."""
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number from 0")
+
+
 def run(options: argparse.Namespace) -> int:
     """Print the report of a trace file."""
+    if sys.stdout is None:
+        raise Failure("cannot write the report: stdout is closed")
     write_report(load(options.file), sys.stdout, options)
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,12 +98,15 @@ def run(options: argparse.Namespace) -> int:
         backend=options.backend,
         engine=options.engine,
     )
+    _refuse_one_file_for_both(options.output, options.report_file)
     with _report_stream(options) as stream:
         status, summary = trace(session, options.output)
         if summary is None:
             return status
         try:
             write_report(summary, stream, options)
+            if stream is not None and stream is not sys.stderr:
+                stream.close()
         except OSError as error:
             complain(f"cannot write the report: {reason(error)}")
     if summary.total and options.error_exitcode:
@@ -148,5 +152,24 @@ def _report_stream(options: argparse.Namespace) -> Iterator[TextIO | None]:
         stream = path.open("w", encoding="utf-8")
     except OSError as error:
         raise Failure(f"cannot write {options.report_file}: {reason(error)}") from None
-    with stream:
+    try:
         yield stream
+    finally:
+        with contextlib.suppress(OSError):  # said by who wrote
+            stream.close()
+
+
+def _refuse_one_file_for_both(output: str | None, report_file: str | None) -> None:
+    """The trace and the report would overwrite each other."""
+    if output is None or report_file is None:
+        return
+    is_same = os.path.realpath(output) == os.path.realpath(report_file)
+    with contextlib.suppress(OSError):  # not there yet
+        found = os.stat(output)
+        is_file = stat.S_ISREG(found.st_mode)
+        is_same = is_file and (is_same or os.path.samestat(found, os.stat(report_file)))
+    if is_same:
+        raise Failure(
+            f"{report_file} cannot be both the trace and the report",
+            "give --output and --report-file two files",
+        )

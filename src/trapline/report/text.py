@@ -68,9 +68,12 @@ class _Writer:
         sites = len(summary.sites)
         counted = f"{plural(summary.total, 'bus lock')} at {plural(sites, 'site')}"
         line = Text("trapline: ", "dim")
-        line.append(counted if sites else "no bus locks", "bold red" if sites else "bold green")
-        line.append(f" in {plain(' '.join(trace.program))}")
-        line.append(f"  ({', '.join(_facts(summary))})", "dim")
+        none = "no bus locks" if trace.is_complete else "no bus locks so far"
+        line.append(counted if sites else none, "bold red" if sites else "bold green")
+        if trace.program:
+            line.append(f" in {plain(' '.join(trace.program))}")
+        facts = ", ".join(_facts(summary))
+        line.append(f"  ({facts})" if facts else "", "dim")
         self._console.print(line)
 
     def site(self, number: int, site: Site) -> None:
