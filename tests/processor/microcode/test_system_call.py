@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.processor.long_mode import KERNEL, USER, USER_STACK, LongMode
+from tests.processor.long_mode import KERNEL, USER, USER_PHYSICAL, USER_STACK, LongMode
 from trapline.arch.descriptor import AR_L
 from trapline.arch.registers import CR4_FSGSBASE, EFER_SCE, RFLAGS_IF, RFLAGS_RF, RFLAGS_TF
 
 SYSCALL, SYSRETQ, SYSRETD = b"\x0f\x05", b"\x48\x0f\x07", b"\x0f\x07"
 SYSENTER, SYSEXITQ, SYSEXIT, SWAPGS = b"\x0f\x34", b"\x48\x0f\x35", b"\x0f\x35", b"\x0f\x01\xf8"
-UD, GP = 6, 13
+DB, BP, UD, GP = 1, 3, 6, 13
 STAR = 0x0008 << 32 | 0x0018 << 48
 
 
@@ -49,6 +49,26 @@ def test_sysret_to_compatibility_mode(machine: LongMode) -> None:
     state = machine.state
     assert (state.rip, state.cs_selector) == (USER, 0x1B)
     assert not state.cs_attributes & AR_L and state.cs_attributes >> 14 & 1
+
+
+@pytest.mark.parametrize("engine", ["interp", "jit"])
+@pytest.mark.parametrize("model", ["sapphire-rapids", "zen5"])
+@pytest.mark.parametrize("code", [SYSRETQ, SYSRETD])
+def test_a_single_step_across_sysret_goes_by_the_tf_it_loads(
+    engine: str, model: str, code: bytes
+) -> None:
+    """Linux, entry_64.S: TF in R11 traps before the first instruction at CPL 3 is done."""
+    machine = LongMode(model, engine)
+    machine.state.star = STAR
+    machine.bus.bytes[USER_PHYSICAL : USER_PHYSICAL + 2] = b"\x90\xcc"
+    machine.kernel(code, rcx=USER, r11=2 | RFLAGS_TF).core.run()
+    frame = machine.frame()
+    assert (machine.vector, frame.rip, frame.cs & 3) == (DB, USER, 3)
+    assert frame.rflags == 2 | RFLAGS_TF
+    assert machine.state.dr6 & 1 << 14
+    stepped = {"system_flags": 2 | RFLAGS_TF, "activity": 0}
+    machine.kernel(code, rcx=USER, r11=2, **stepped).core.run()
+    assert (machine.vector, machine.frame().rip) == (BP, USER + 2)
 
 
 def test_sysret_checks_rcx_before_it_leaves(machine: LongMode) -> None:

@@ -75,9 +75,14 @@ def syscall(core: Core, instruction: Decoded) -> int:
         state.rflags = flags & ~(RFLAGS_VM | RFLAGS_IF | RFLAGS_RF)
         target, bits = state.star & MASK_32, 32
     _go(core, selector, selector + 8, bits, 0)
-    # The single step that ends here goes by the new TF (KVM em_syscall).
-    core.memory.notes.stepping = bool(state.system_flags & RFLAGS_TF)
+    _step_by_new_flags(core)
     return target
+
+
+def _step_by_new_flags(core: Core) -> None:
+    """The single step that ends here goes by the TF there is now: KVM's em_syscall, and for
+    SYSRET Linux, entry_64.S."""
+    core.memory.notes.stepping = bool(core.state.system_flags & RFLAGS_TF)
 
 
 @microcode("sysret")
@@ -98,6 +103,7 @@ def sysret(core: Core, instruction: Decoded) -> int:
         state.system_flags |= RFLAGS_IF
     code = base + (16 if to_64 else 0) | 3
     _go(core, code & 0xFFFF, base + 8 & 0xFFFF | 3, 64 if to_64 else 32, 3)
+    _step_by_new_flags(core)
     return target
 
 
