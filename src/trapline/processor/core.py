@@ -78,7 +78,7 @@ class Core:
         self.state.bus_lock_table = self._sites.address
         self.state.dr6_fixed = debug.dr6_fixed(self.model)
         self.engine = Engine(self, self.cluster.code) if engine == "jit" else None
-        self._decoded: dict[tuple[bytes, int, tuple[int, int]], Decoded] = {}
+        self._decoded: dict[tuple[bytes, int, int], Decoded] = {}
         self.cluster.join(self)
 
     # -- what the engines ask ----------------------------------------------------------------------
@@ -135,9 +135,12 @@ class Core:
 
     def fetch(self) -> Decoded:
         """Decode the instruction at CS:RIP; raises the fault of fetching it."""
-        rip = self.state.rip
-        bitness, stack_width = mode = self.code_mode
-        code = self._read_code(rip, 15, bitness)
+        state, memory, window = self.state, self.memory, segment.code_window
+        rip = state.rip
+        bitness, stack_width = segment.code_mode(state)
+        linear, count = (rip, 15) if bitness == 64 else window(state, rip, 15)
+        code = memory.fetch(linear, count)
+        mode = bitness | stack_width << 8
         known = self._decoded.get((code, rip, mode))
         if known is not None:
             return known
@@ -147,17 +150,11 @@ class Core:
                 break
             if len(code) >= 15:
                 raise Fault(13, 0)  # SDM 2A, 2.3.11: longer than 15 bytes
-            code += self._read_code(rip + len(code), 15 - len(code), bitness)
+            code += memory.fetch(*window(state, rip + len(code), 15 - len(code)))
         if len(self._decoded) > 20000:
             self._decoded.clear()
         self._decoded[code, rip, mode] = found
         return found
-
-    def _read_code(self, offset: int, count: int, bitness: int) -> bytes:
-        """Instruction bytes from CS:offset on, `count` or fewer, as Memory.fetch has it."""
-        if bitness == 64:
-            return self.memory.fetch(offset, count)
-        return self.memory.fetch(*segment.code_window(self.state, offset, count))
 
     def interpret(self, instruction: Decoded | None = None) -> None:
         """Do the instruction at CS:RIP on the reference engine, or raise its fault.

@@ -48,6 +48,7 @@ _LDTR, _GDTR = INDEX["ldtr_selector"], INDEX["gdtr_base"]
 _BASE = {name: INDEX[f"{name}_base"] for name in _NAMES}
 _LIMIT = {name: INDEX[f"{name}_limit"] for name in _NAMES}
 _ATTRIBUTES = {name: INDEX[f"{name}_attributes"] for name in _NAMES}
+_CS_BASE, _CS_LIMIT = _BASE["cs"], _LIMIT["cs"]
 _FLAT_BITS = AR_P | AR_S | TYPE_WRITABLE
 _FLAT_MASK = _FLAT_BITS | AR_UNUSABLE | TYPE_CODE | TYPE_EXPAND_DOWN
 
@@ -132,16 +133,19 @@ def _check_type(name: str, attributes: int, is_write: bool) -> None:
 
 
 def code_window(state: State, offset: int, count: int) -> tuple[int, int]:
-    """Code that is not 64-bit: the linear address of an instruction byte, and how many of `count`
-    may be read from there on; #GP if not even the first.  SDM 3A, 5.3: no byte of an instruction
-    may be beyond CS's limit, so none is fetched there; readability does not count.  Linear
-    addresses go around after 4 GiB."""
+    """The linear address of an instruction byte, and how many of `count` may be read from there on;
+    #GP if not even the first.  SDM 3A, 5.3: no byte of an instruction may be beyond CS's limit, so
+    none is fetched there; readability does not count.  Outside 64-bit code linear addresses go
+    around after 4 GiB."""
     q = state.q
-    beyond = q[_LIMIT["cs"]] + 1
-    if offset >= beyond:
+    if q[_CS_ATTRIBUTES] & AR_L and q[_EFER] & EFER_LMA:
+        return offset, count
+    room, linear = q[_CS_LIMIT] + 1 - offset, offset + q[_CS_BASE] & 0xFFFFFFFF
+    if count <= room and linear + count <= 1 << 32:
+        return linear, count
+    if room <= 0:
         raise Fault(GP, 0)
-    linear = offset + q[_BASE["cs"]] & 0xFFFFFFFF
-    return linear, min(count, beyond - offset, 0x1_0000_0000 - linear)
+    return linear, min(count, room, (1 << 32) - linear)
 
 
 # -- descriptors -----------------------------------------------------------------------------------
