@@ -181,6 +181,9 @@ class Msrs:
     # -- writing -----------------------------------------------------------------------------------
 
     def is_canonical(self, linear: int) -> bool:
+        """Whether a register that keeps an address takes this one: by what the processor can,
+        whatever CR4.LA57 says (KVM, is_noncanonical_msr_address() and its like for descriptor
+        tables, bases and INVPCID)."""
         bits = self._core.model.linear_bits
         return not (linear + (1 << bits - 1) & _MASK_64) >> bits
 

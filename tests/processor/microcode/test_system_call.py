@@ -134,5 +134,5 @@ def test_base_instructions_need_the_feature_and_cr4() -> None:
     machine.state.cr4 |= CR4_FSGSBASE
     machine.user(WRFSBASE_RAX + RDGSBASE_EAX, rax=0x1234, gs_base=0x5_0000_6789).step(2)
     assert (machine.state.fs_base, machine.state.rax) == (0x1234, 0x6789)
-    machine.user(WRFSBASE_RAX, rax=1 << 50).step()
+    machine.user(WRFSBASE_RAX, rax=1 << 60).step()
     assert machine.vector == GP

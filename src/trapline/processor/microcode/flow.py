@@ -120,7 +120,7 @@ def invpcid(core: Core, instruction: Decoded) -> None:
         raise Fault(GP, 0)
     if kind < 2 and identifier and not state.cr4 & CR4_PCIDE:
         raise Fault(GP, 0)
-    if kind == 0 and not segment.is_canonical(state, linear):
+    if kind == 0 and not core.msrs.is_canonical(linear):
         raise Fault(GP, 0)
     core.memory.flush()
 

@@ -168,7 +168,7 @@ def _read_base(core: Core, instruction: Decoded, name: str) -> None:
 def _write_base(core: Core, instruction: Decoded, name: str) -> None:
     state, bound = _check_base_access(core), instruction.operands[0]
     word = operands.read(core, bound, bound.width >> 3)
-    if not segment.is_canonical(state, word):
+    if not core.msrs.is_canonical(word):
         raise Fault(GP, 0)
     setattr(state, name, word)
 

@@ -53,7 +53,7 @@ def _load(core: Core, instruction: Decoded, name: str) -> None:
     word = core.memory.read(operands.linear_of(core, bound, size + 2), size + 2)
     base = word >> 16
     if size == 8:
-        if not segment.is_canonical(state, base):
+        if not core.msrs.is_canonical(base):
             raise Fault(GP, 0)
     elif instruction.form.operand_width == 16:
         base &= 0xFFFFFF
@@ -111,7 +111,7 @@ def _new_selector(core: Core, instruction: Decoded) -> int:
 
 def _check_base(core: Core, low: int, high: int) -> None:
     base = low >> 16 & 0xFFFFFF | low >> 32 & 0xFF000000 | (high & 0xFFFFFFFF) << 32
-    if core.state.efer & EFER_LMA and not segment.is_canonical(core.state, base):
+    if core.state.efer & EFER_LMA and not core.msrs.is_canonical(base):
         raise Fault(GP, 0)
 
 
