@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import mmap
 import threading
 import time
+from typing import Any
 
 import pytest
 
 from tests.kvm.guest import DATA, KERNEL_CODE, handle, long_mode, real_mode
 from trapline.arch.registers import RFLAGS_TF
-from trapline.kvm import DebugRegs, Kvm, abi, exits
+from trapline.kvm import DebugRegs, Kvm, abi, exits, open_kvm
 
 SPIN = b"\xeb\xfe"  # jmp $
 
@@ -196,3 +200,67 @@ def test_errors_are_os_errors_with_kvms_number(kvm: Kvm) -> None:
     with pytest.raises(OSError, match="Invalid argument"):
         vm.set_user_memory_region(0, 0, 0x123, 0x1000, 0)
     vm.close()
+
+
+def test_cpuid_stays_as_it_was_when_the_vcpu_first_ran(kvm: Kvm) -> None:
+    """kvm_set_cpuid(); the same leaves again are accepted since Linux 5.17."""
+    guest = long_mode(kvm, b"\xf4")
+    leaves = kvm.get_supported_cpuid()
+    guest.vcpu.set_cpuid2(leaves[:-1])
+    guest.vcpu.set_cpuid2(leaves)
+    assert isinstance(guest.vcpu.run(), exits.Hlt)
+    for other in (leaves[:-1], []):
+        with pytest.raises(OSError) as refused:
+            guest.vcpu.set_cpuid2(other)
+        assert refused.value.errno == errno.EINVAL
+    guest.close()
+
+
+def test_the_same_cpuid_is_accepted_after_running() -> None:
+    """kvm_cpuid_check_equal(); kernels before 5.17 refuse that too."""
+    guest = long_mode(open_kvm(), b"\xf4")
+    assert isinstance(guest.vcpu.run(), exits.Hlt)
+    before = guest.vcpu.get_cpuid2()
+    guest.vcpu.set_cpuid2(before)
+    assert guest.vcpu.get_cpuid2() == before
+    guest.close()
+
+
+@pytest.mark.parametrize("slot", [-1, 0xFFFF])
+def test_slots_have_numbers_from_0_to_their_limit(slot: int) -> None:
+    """__kvm_set_memory_region()."""
+    guest = long_mode(open_kvm(), b"\xf4")
+    memory = mmap.mmap(-1, 4096)
+    host = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    with pytest.raises(OSError) as refused:
+        guest.vm.set_user_memory_region(slot, 0, 1 << 32, 4096, host)
+    assert refused.value.errno == errno.EINVAL
+    guest.close()
+
+
+def test_a_name_that_is_no_register_is_refused() -> None:
+    guest = long_mode(open_kvm(), b"\xf4")
+    with pytest.raises(AttributeError):
+        guest.vcpu.regs.ripp = 1  # type: ignore[attr-defined]
+    guest.vcpu.set_guest_debug(abi.GUESTDBG_ENABLE | abi.GUESTDBG_SINGLESTEP)
+    with pytest.raises(AttributeError):
+        guest.vcpu.regs.ripp = 1  # type: ignore[attr-defined]
+    guest.close()
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "words"),
+    [
+        ("hostt", {}, "no hypervisor 'hostt'; there are software and host"),
+        ("software", {"engine": "x"}, "no engine 'x'; there are jit and interp"),
+        ("host", {"cpu": "sapphire-rapids"}, "none of the software's options"),
+        ("host", {"engine": "jit"}, "none of the software's options"),
+        ("host", {"observer": object()}, "none of the software's options"),
+        ("host", {"force_emulation_prefix": 1}, "none of the software's options"),
+    ],
+)
+def test_what_does_not_exist_is_refused_when_it_is_asked_for(
+    backend: str, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        open_kvm(backend, **options)

@@ -172,15 +172,13 @@ def test_lbr_and_btf_are_dropped_silently_and_other_bits_are_gp(software: Kvm) -
 
 def test_dr6_bit_11_is_fixed_where_the_guest_is_not_shown_the_feature(software: Kvm) -> None:
     """kvm_dr6_fixed(), where the hypervisor emulates MOV DR6."""
-    guest = long_mode(software, b"\x0f\x23\xf0\x0f\x21\xf3" + HLT)  # mov dr6, rax; mov rbx, dr6
-    guest.vcpu.set_cpuid2(hidden(software.get_supported_cpuid()))
-    guest.vcpu.set_guest_debug(abi.GUESTDBG_ENABLE | abi.GUESTDBG_USE_HW_BP, {7: 0x400})
-    assert isinstance(guest.vcpu.run(), exits.Hlt)
-    assert guest.vcpu.regs.rbx == 0xFFFF0FF0
-    guest.vcpu.set_cpuid2(software.get_supported_cpuid())
-    guest.vcpu.regs.rip = KERNEL_CODE
-    assert isinstance(guest.vcpu.run(), exits.Hlt)
-    assert guest.vcpu.regs.rbx == 0xFFFF07F0
+    shown = software.get_supported_cpuid()
+    for leaves, dr6 in ((hidden(shown), 0xFFFF0FF0), (shown, 0xFFFF07F0)):
+        guest = long_mode(software, b"\x0f\x23\xf0\x0f\x21\xf3" + HLT)  # mov dr6, rax; rbx, dr6
+        guest.vcpu.set_cpuid2(leaves)
+        guest.vcpu.set_guest_debug(abi.GUESTDBG_ENABLE | abi.GUESTDBG_USE_HW_BP, {7: 0x400})
+        assert isinstance(guest.vcpu.run(), exits.Hlt)
+        assert guest.vcpu.regs.rbx == dr6
 
 
 # -- debuggers ----------------------------------------------------------------------------------

@@ -235,10 +235,10 @@ def test_the_hosts_kvm_knows_none(host: Kvm) -> None:
 def test_test_ctrl_is_there_for_guests_that_are_shown_it(engine: str) -> None:
     """CPUID.(7,0):EDX[30] makes 0xCF readable and 0x33 writable; #GP for others."""
     kvm = open_kvm(engine=engine)
-    guest = long_mode(kvm, b"\x0f\x32" + HLT)  # rdmsr
-    handler = handle(guest, 13, HLT)
     shown = kvm.get_supported_cpuid()
     for leaves, reads in ((shown, True), (without(shown, cpuid.CORE_CAPABILITIES), False)):
+        guest = long_mode(kvm, b"\x0f\x32" + HLT)  # rdmsr
+        handler = handle(guest, 13, HLT)
         guest.vcpu.set_cpuid2(leaves)
         regs = guest.vcpu.regs
         regs.rip, regs.rcx = KERNEL_CODE, msr.IA32_CORE_CAPABILITIES
@@ -257,6 +257,7 @@ def test_ice_lake_has_test_ctrl_without_enumerating_it() -> None:
     guest = long_mode(kvm, b"\x0f\x30" + HLT)
     assert run_wrmsr(guest, msr.TEST_CTRL, msr.TEST_CTRL_SPLIT_LOCK_AC)
     other = [replace(one, eax=0x50654) if one.function == 1 else one for one in leaves]
+    guest = long_mode(kvm, b"\x0f\x30" + HLT)
     guest.vcpu.set_cpuid2(other)
     assert not run_wrmsr(guest, msr.TEST_CTRL, 0)
 
@@ -266,6 +267,7 @@ def test_the_uc_lock_bit_needs_its_own_feature() -> None:
     kvm = open_kvm(cpu="max")
     guest = long_mode(kvm, b"\x0f\x30" + HLT)
     assert run_wrmsr(guest, msr.TEST_CTRL, msr.TEST_CTRL_UC_LOCK_DISABLE)
+    guest = long_mode(kvm, b"\x0f\x30" + HLT)
     guest.vcpu.set_cpuid2(without(kvm.get_supported_cpuid(), cpuid.UC_LOCK_DISABLE))
     assert not run_wrmsr(guest, msr.TEST_CTRL, msr.TEST_CTRL_UC_LOCK_DISABLE)
     assert run_wrmsr(guest, msr.TEST_CTRL, msr.TEST_CTRL_SPLIT_LOCK_AC)

@@ -61,7 +61,7 @@ class SoftwareVcpu:
         """What the last exit left to be done once userspace has answered it."""
         self.mmio_bus = IoBus()
         """Devices inside the hypervisor, as this vCPU sees them; the rest are the VMM's."""
-        self.in_guest = False
+        self.in_guest = self._has_run = False
         self._generation = slots.generation
         self._kicked = ctypes.c_uint8()
         self.apic: LocalApic | None = None
@@ -117,7 +117,7 @@ class SoftwareVcpu:
                 if self.ready_for_interrupt_injection:
                     return exits.IrqWindowOpen()
                 self.backend.open_interrupt_window(True)
-            self.in_guest = True
+            self.in_guest = self._has_run = True
             if apic is not None and apic.attention:  # sent between the look above and here
                 self.in_guest = False
                 continue
@@ -231,7 +231,13 @@ class SoftwareVcpu:
         return len(msrs)
 
     def set_cpuid2(self, entries: Iterable[CpuidEntry]) -> None:
-        self.cpuid.set(entries)
+        """Once the vCPU has run only what is there already (kvm_set_cpuid)."""
+        wanted = list(entries)
+        if self._has_run:
+            if wanted != self.cpuid.entries:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            return
+        self.cpuid.set(wanted)
         self.cpuid.follow(self.backend.get_cr4(), self.state.xcr0)
         has = self.cpuid.has
         self.debug.follow_cpuid(has(cpuid_features.BUS_LOCK_DETECT), has(cpuid_features.RTM))

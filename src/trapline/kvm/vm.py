@@ -100,6 +100,8 @@ class SoftwareVm:
     def set_user_memory_region(
         self, slot: int, flags: int, guest_physical: int, size: int, userspace_address: int
     ) -> None:
+        if slot < 0:
+            raise _invalid()
         old = self._slots.set(Slot(guest_physical, size, userspace_address, flags, slot))
         if old is not None:
             self._wait_for_vcpus()

@@ -93,12 +93,14 @@ class _Slots(ctypes.Structure):
     """Each slot as an attribute, which is several times faster than a descriptor in Python would
     be.  Of a word that is too wide only the low 64 bits are kept."""
 
+    __slots__ = ()
     _fields_ = [(name, ctypes.c_uint64) for name in _NAMES]
 
 
 class State(_Slots):
     """One logical processor's registers.  `q` is all of it as 64-bit words."""
 
+    __slots__ = ("address", "bytes", "q")  # a name that is no register is an AttributeError
     bytes: memoryview[int]
     q: memoryview[int]
     address: int
