@@ -6,7 +6,7 @@ import pytest
 
 from tests.report.written import END, MAP, SITE, start, summary
 from trapline.report.advice import advise
-from trapline.trace import Field, Place
+from trapline.trace import Field, Place, Step
 
 
 def advice(tmp_path, place: Place | None, **changes) -> str:
@@ -40,7 +40,7 @@ def test_alignment_does_not_help_uncached_memory(tmp_path):
 
 
 def test_a_known_field_is_told_what_its_struct_does_to_it(tmp_path):
-    field = Field("table[1].hits", 128, "record", 62)
+    field = Field("table[1].hits", 128, (Step("table[1].hits", "record", 62),))
     sentence = advice(tmp_path, Place("global", "...", "table", field))
     assert sentence == (
         "table[1].hits begins 62 bytes into struct record, no multiple of 4:"
@@ -49,7 +49,10 @@ def test_a_known_field_is_told_what_its_struct_does_to_it(tmp_path):
 
 
 def test_a_well_placed_field_blames_its_object(tmp_path):
-    sentence = advice(tmp_path, Place("stack", "...", None, Field("one.hits", 60, "record", 60)))
+    sentence = advice(
+        tmp_path,
+        Place("stack", "...", None, Field("one.hits", 60, (Step("one.hits", "record", 60),))),
+    )
     assert sentence == "Declare one with alignas(4), so that one.hits is aligned."
 
 
@@ -59,3 +62,28 @@ def test_an_offset_into_a_buffer_is_named(tmp_path):
         "buffer[57] is 57 bytes into buffer, no multiple of 8:"
         " use an offset that is one, and declare buffer with alignas(8)."
     )
+
+
+def test_an_aligned_variable_is_not_told_to_be_aligned(tmp_path):
+    """alignas on what is at a multiple of the size already cannot change anything."""
+    field = Field("buffer[60]", 60)
+    sentence = advice(tmp_path, Place("global", "...", "buffer", field), linear=0x60003C, size=8)
+    assert sentence == (
+        "buffer[60] is 60 bytes into buffer, no multiple of 8: use an offset that is one."
+    )
+
+
+def test_the_outermost_misplaced_member_is_named(tmp_path):
+    steps = (Step("s.mid", None, 59), Step("s.mid.in", None, 3), Step("s.mid.in.v", None, 0))
+    field = Field("s.mid.in.v", 62, steps)
+    sentence = advice(tmp_path, Place("global", "...", "s", field))
+    assert sentence == (
+        "s.mid begins 59 bytes into its struct, no multiple of 4:"
+        " put 2 bytes of padding before it, or do without packed."
+    )
+
+
+def test_a_member_whose_struct_is_right_blames_where_the_struct_is(tmp_path):
+    field = Field("one.in.v", 64, (Step("one.in", "a", 59), Step("one.in.v", "b", 5)))
+    sentence = advice(tmp_path, Place("global", "...", "one", field))
+    assert sentence == "Declare one with alignas(4), so that one.in.v is aligned."

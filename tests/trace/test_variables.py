@@ -12,6 +12,7 @@ from tests.trace.stopped import compile_c
 from trapline.trace.image import Image
 from trapline.trace.source import Source
 from trapline.trace.symbols import Symbols
+from trapline.trace.variables import Field, Step
 
 pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
 
@@ -61,12 +62,18 @@ def fields_of(program: Path):
     image = Image.open(str(program))
     assert image is not None
     source, symbols = Source(image), Symbols(image)
-    main = next(
-        symbols.function(at).value
-        for at in range(*image.extent())
-        if (found := symbols.function(at)) is not None and found.name == "main"
-    )
-    return lambda root, offset: source.global_field(main, root, offset)
+    extent = range(*image.extent())
+    functions = (symbols.function(at) for at in extent)
+    main = next(one.value for one in functions if one is not None and one.name == "main")
+    objects = {one.name: one for at in extent if (one := symbols.data(at)) is not None}
+
+    def find(name: str, offset: int) -> Field | None:
+        if name not in objects:
+            return None
+        found = source.global_field(main, objects[name], offset)
+        return found[1] if found is not None else None
+
+    return find
 
 
 @pytest.mark.parametrize("dwarf", ["-gdwarf-2", "-gdwarf-4", "-gdwarf-5"])
@@ -78,8 +85,7 @@ def test_every_field_has_the_name_the_compiler_gave_it(tmp_path, dwarf):
     assert len(lines) == 18
     for root, offset, expression in lines:
         assert find(root, int(offset)).path == expression
-    assert find("one", int(lines[8][1])).struct == "outer"
-    assert find("one", int(lines[8][1])).offset == int(lines[8][1])
+    assert find("one", int(lines[8][1])).steps == (Step("one.hits", "outer", int(lines[8][1])),)
 
 
 def test_an_offset_inside_a_field_is_added(tmp_path):
@@ -97,6 +103,60 @@ def test_members_of_a_base_class(tmp_path):
     program = compile_c(CPP, tmp_path / "derived", "-O0", language="c++")
     find = fields_of(program)
     last = int(subprocess.run([program], capture_output=True, text=True).stdout)
-    assert find("derived", last).path == "derived.last"
-    assert find("derived", 8).path == "derived.second"
-    assert find("derived", 17).path == "derived.own[1]"
+    assert find("_ZL7derived", last).path == "derived.last"
+    assert find("_ZL7derived", 8).path == "derived.second"
+    assert find("_ZL7derived", 17).path == "derived.own[1]"
+
+
+STATICS = r"""
+#include <cstdint>
+#include <cstdio>
+struct Rec { char a[62]; uint32_t n; } __attribute__((packed));
+static Rec own;
+namespace N { static Rec inside; Rec outside; namespace { Rec hidden; } }
+struct C { static Rec member; static int *twice() { static int counted[2]; return counted; } };
+Rec C::member;
+static thread_local Rec local;
+int first() { static Rec once; return once.n++; }
+int second() { { static Rec once; return once.n++; } }
+int main() {
+    C::twice()[1]++;
+    return own.n++ + N::inside.n++ + N::outside.n++ + N::hidden.n++ + C::member.n++ + local.n++
+        + first() + second();
+}
+"""
+
+
+@pytest.mark.parametrize("dwarf", ["-gdwarf-2", "-gdwarf-4", "-gdwarf-5"])
+def test_statics_are_found_by_their_address_wherever_they_stand(tmp_path, dwarf):
+    """DWARF 5, 2.6.1.1.2 (DW_OP_addr) and 2.13.2: the symbol's name is the linker's own."""
+    program = compile_c(STATICS, tmp_path / "statics", "-O0", dwarf, language="c++")
+    find = fields_of(program)
+    wanted = {
+        "_ZL3own": "own.n", "_ZN1NL6insideE": "N::inside.n", "_ZN1N7outsideE": "N::outside.n",
+        "_ZN1N12_GLOBAL__N_16hiddenE": "N::hidden.n", "_ZN1C6memberE": "C::member.n",
+        "_ZZ5firstvE4once": "once.n", "_ZZ6secondvE4once": "once.n",
+    }  # fmt: skip
+    assert {name: getattr(find(name, 62), "path", None) for name in wanted} == wanted
+    assert find("_ZZN1C5twiceEvE7counted", 4).path == "counted[1]"
+
+
+def test_a_function_static_in_c_and_a_thread_local(tmp_path):
+    source = """
+    struct { char a[6]; int n; } __attribute__((packed)) static _Thread_local local;
+    int main(void) { static struct { char a[6]; int n; } __attribute__((packed)) st;
+                     return st.n++ + local.n++; }
+    """
+    image = Image.open(str(compile_c(source, tmp_path / "inner", "-O0")))
+    assert image is not None
+    symbols, found = Symbols(image), Source(image)
+    at = next(
+        a for a in range(*image.extent()) if getattr(symbols.data(a), "name", "")[:3] == "st."
+    )
+    main = next(
+        a for a in range(*image.extent()) if getattr(symbols.function(a), "name", "") == "main"
+    )
+    name, field = found.global_field(main, symbols.data(at), 6)
+    assert (name, field.path) == ("st", "st.n")
+    name, field = found.global_field(main, symbols.thread_local(0), 6, True)
+    assert (name, field.path) == ("local", "local.n")

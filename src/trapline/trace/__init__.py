@@ -7,7 +7,7 @@ from trapline.trace.location import Location, Locator, Place
 from trapline.trace.model import Mapped, Trace, TracedFrame, TracedSite, read_trace
 from trapline.trace.recorder import Recorder, ThreadObserver
 from trapline.trace.region import GuestThread, Region
-from trapline.trace.variables import Field
+from trapline.trace.variables import Field, Step
 
 __all__ = [
     "DEBUG_ROOT",
@@ -19,6 +19,7 @@ __all__ = [
     "Place",
     "Recorder",
     "Region",
+    "Step",
     "ThreadObserver",
     "Trace",
     "TraceError",

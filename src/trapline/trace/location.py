@@ -133,8 +133,7 @@ class Locator:
         symbol = module.symbols.data(vaddr)
         if symbol is None:
             return Place("global", f"static data of {where}")
-        text = f"global {_offset(symbol, vaddr)} of {where}"
-        return self._with_field(Place("global", text, symbol.name), vaddr - symbol.value, site)
+        return self._with_field("global {} of " + where, symbol, vaddr, site)
 
     def _thread_local(self, linear: int, site: TracedSite) -> Place | None:
         """A thread-local of the executable: its block ends at fs_base (x86-64 ABI, variant II)."""
@@ -149,22 +148,27 @@ class Locator:
             start = (fs_base - segment["p_memsz"]) & -max(segment["p_align"], 1)
             symbol = module.symbols.thread_local(linear - start) if linear >= start else None
             if symbol is not None:
-                text = f"thread-local {_offset(symbol, linear - start)}"
-                text += f" of thread {site.fields['tid']}"
-                place = Place("thread-local", text, symbol.name)
-                return self._with_field(place, linear - start - symbol.value, site)
+                words = f"thread-local {{}} of thread {site.fields['tid']}"
+                return self._with_field(words, symbol, linear - start, site, "thread-local")
         return None
 
-    def _with_field(self, place: Place, offset: int, site: TracedSite) -> Place:
+    def _with_field(
+        self, words: str, symbol: Symbol, vaddr: int, site: TracedSite, kind: str = "global"
+    ) -> Place:
         """A symbol's place with the field's name, if the code that used it knows the type."""
+        inside = vaddr - symbol.value
         for frame in site.stack or [TracedFrame(site.rip, site.rip, site.mapped)]:
-            found = self._source(frame)
-            if found is None or place.symbol is None:
-                continue
-            field = found[0].global_field(found[1], place.symbol, offset)
-            if field is not None:
-                return place._replace(text=f"{place.text} ({field.path})", field=field)
-        return place
+            source = self._source(frame)
+            found = (
+                source[0].global_field(source[1], symbol, inside, kind == "thread-local")
+                if source is not None
+                else None
+            )
+            if found is not None:
+                name, field = found
+                text = words.replace("{}", _offset(name, inside), 1)
+                return Place(kind, f"{text} ({field.path})", name, field)
+        return Place(kind, words.replace("{}", _offset(symbol.name, inside), 1), symbol.name)
 
     def _local(self, linear: int, site: TracedSite, text: str) -> Place:
         """A place on the stack, with the variable's name: the innermost frame that reaches it."""
@@ -203,6 +207,5 @@ class Locator:
         return self._modules[path]
 
 
-def _offset(symbol: Symbol, vaddr: int) -> str:
-    inside = vaddr - symbol.value
-    return f"{symbol.name}+{inside:#x}" if inside else symbol.name
+def _offset(name: str, inside: int) -> str:
+    return f"{name}+{inside:#x}" if inside else name

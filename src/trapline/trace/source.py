@@ -21,7 +21,17 @@ from elftools.elf.elffile import ELFFile
 from trapline.trace.image import Image
 from trapline.trace.lines import Lines, text_of
 from trapline.trace.model import FrameBases
-from trapline.trace.variables import Field, global_field, local_field
+from trapline.trace.symbols import Symbol
+from trapline.trace.variables import (
+    OP_ADDR,
+    TLS,
+    Field,
+    Variable,
+    declared_variable,
+    global_field,
+    local_field,
+    static_variables,
+)
 
 SCOPES = {"DW_TAG_namespace", "DW_TAG_class_type", "DW_TAG_structure_type", "DW_TAG_union_type"}
 INNER = {"DW_TAG_lexical_block", "DW_TAG_try_block", "DW_TAG_catch_block"}
@@ -48,11 +58,15 @@ class Source:
         self._unit_cache: dict[int, _Unit] = {}
         self.positions = lru_cache(4096)(self._positions)
 
-    def global_field(self, vaddr: int, name: str, offset: int) -> Field | None:
-        """The part of a global at an offset into it, by the types that code at `vaddr` knows."""
+    def global_field(
+        self, vaddr: int, symbol: Symbol, offset: int, is_thread_local: bool = False
+    ) -> tuple[str, Field] | None:
+        """(name, part) of a global at an offset into it, by what the unit of `vaddr` knows."""
         unit = self._unit_of(vaddr)
         try:
-            return global_field(unit.top, unit.chain(vaddr), name, offset) if unit else None
+            variable = unit.variable(symbol, is_thread_local) if unit else None
+            field = global_field(variable, offset) if variable is not None else None
+            return (variable.name, field) if variable is not None and field is not None else None
         except DWARF_ERRORS:
             return None
 
@@ -142,11 +156,21 @@ class _Unit:
         self._lines: Lines | None = None
         self._functions: list[tuple[int, int, DIE]] | None = None
         self._nested: list[tuple[int, int, DIE]] | None = None
+        self._variables: dict[bool, dict[tuple[int, int], Variable]] = {}
 
-    @property
-    def top(self) -> DIE:
-        """The unit's own DIE."""
-        return self._unit.get_top_DIE()
+    def variable(self, symbol: Symbol, is_thread_local: bool) -> Variable | None:
+        """The variable that a symbol stands for.  Functions, of which there are many, last."""
+        where = (TLS if is_thread_local else OP_ADDR, symbol.value)
+        top, size = self._unit.get_top_DIE(), int(self._unit["address_size"])
+        for in_code in (False, True):
+            if in_code not in self._variables:
+                self._variables[in_code] = static_variables(top, size, in_code)
+            found = self._variables[in_code].get(where)
+            if found is None and not in_code:
+                found = declared_variable(top, symbol.name, size)
+            if found is not None:
+                return found
+        return None
 
     def positions(self, vaddr: int) -> list[Position]:
         try:

@@ -1,6 +1,6 @@
 """Which variable, and which field of it, an address lies in, from DWARF's types.
 
-Works on DIEs that `source` has found; globals by name, locals by where their frame is.
+Works on DIEs that `source` has found; globals by their address, locals by where their frame is.
 """
 
 from __future__ import annotations
@@ -23,6 +23,14 @@ STRUCTS = {"DW_TAG_structure_type", "DW_TAG_class_type", "DW_TAG_union_type"}
 VARIABLES = {"DW_TAG_variable", "DW_TAG_formal_parameter"}
 CALL_FRAME_CFA, FBREG, BREG_RBP, BREG_RSP = 0x9C, 0x91, 0x76, 0x77
 PLUS_UCONST = 0x23
+OP_ADDR, TLS = 0x03, 0x9B  # DW_OP_addr, DW_OP_form_tls_address
+TLS_ADDRESS = (TLS, 0xE0)  # and DW_OP_GNU_push_tls_address
+CONSTANTS = {0x0C: 4, 0x0E: 8}  # DW_OP_const4u, DW_OP_const8u
+NAMED_SCOPES = STRUCTS | {"DW_TAG_namespace"}
+CODE_SCOPES = {
+    "DW_TAG_subprogram", "DW_TAG_lexical_block", "DW_TAG_inlined_subroutine",
+    "DW_TAG_try_block", "DW_TAG_catch_block",
+}  # fmt: skip
 DEEPEST = 16
 
 
@@ -31,19 +39,84 @@ class Field(NamedTuple):
 
     path: str  # "table[1].hits"
     start: int  # of the address in the whole variable
-    struct: str | None = None  # the innermost struct around it, and where in it it begins
-    offset: int | None = None
+    steps: tuple[Step, ...] = ()  # from the whole variable inwards
 
 
-def global_field(unit: DIE, chain: list[DIE], name: str, offset: int) -> Field | None:
-    """The part of a global (or a function's static) that begins at an offset into it."""
-    scopes = [unit, *(die for function in chain for die in _scopes(function))]
-    for scope in scopes:
-        for die in scope.iter_children():
-            if die.tag == "DW_TAG_variable" and _name(die) == name:
-                found = _part(name, _type(die), offset)
-                if found is not None:
-                    return found
+class Step(NamedTuple):
+    """A member of a struct, on the way to a field."""
+
+    path: str  # up to and with the member
+    struct: str | None
+    offset: int  # of the member in the struct
+
+
+class Variable(NamedTuple):
+    """What a unit knows of a variable whose address never changes."""
+
+    die: DIE
+    name: str  # with its namespaces and classes
+
+
+def static_variables(unit: DIE, size: int, in_code: bool) -> dict[tuple[int, int], Variable]:
+    """A unit's variables by operation and number of their location: in namespaces and classes,
+    or those of its functions (`in_code`).  `size`: of addresses."""
+    found: dict[tuple[int, int], Variable] = {}
+    _collect(unit, "", size, in_code, found)
+    return found
+
+
+def declared_variable(unit: DIE, name: str, size: int) -> Variable | None:
+    """A variable by its name, whose address this unit does not say: it is another's."""
+    for die in unit.iter_children():
+        if die.tag != "DW_TAG_variable" or _name(die) != name:
+            continue
+        if _static_address(_expression(die, "DW_AT_location"), size) is None:
+            return Variable(die, name)
+    return None
+
+
+def global_field(variable: Variable, offset: int) -> Field | None:
+    """The part of a variable that begins at an offset into it."""
+    return _part(variable.name, _type(variable.die), offset)
+
+
+def _collect(
+    parent: DIE, around: str, size: int, in_code: bool, found: dict[tuple[int, int], Variable]
+) -> None:
+    is_code = parent.tag in CODE_SCOPES
+    for die in parent.iter_children():
+        if die.tag == "DW_TAG_variable" and is_code == in_code:
+            where = _static_address(_expression(die, "DW_AT_location"), size)
+            name = _name(die)
+            if where is not None and name is not None:
+                found.setdefault(where, Variable(die, _scope_of_declaration(die, around) + name))
+        elif die.tag in NAMED_SCOPES and die.has_children:
+            name = _text(die, "DW_AT_name")
+            _collect(die, f"{around}{name}::" if name else around, size, in_code, found)
+        elif die.tag in CODE_SCOPES and die.has_children and in_code:
+            _collect(die, "", size, in_code, found)
+
+
+def _scope_of_declaration(die: DIE, around: str) -> str:
+    """What stands before its name; a definition may stand outside its class or namespace."""
+    if "DW_AT_specification" not in die.attributes:
+        return around
+    parent = die.get_DIE_from_attribute("DW_AT_specification").get_parent()
+    names = []
+    while parent is not None and parent.tag in NAMED_SCOPES:
+        name = _text(parent, "DW_AT_name")
+        names += [name] if name else []
+        parent = parent.get_parent()
+    return "".join(f"{name}::" for name in reversed(names))
+
+
+def _static_address(location: bytes, size: int) -> tuple[int, int] | None:
+    """(operation, number) of DW_OP_addr, or of the constant that DW_OP_form_tls_address takes."""
+    if location[:1] == bytes([OP_ADDR]) and len(location) == size + 1:
+        return OP_ADDR, int.from_bytes(location[1:], "little")
+    is_local = len(location) > 2 and location[-1] in TLS_ADDRESS
+    if is_local and CONSTANTS.get(location[0]) == len(location) - 2:
+        return TLS, int.from_bytes(location[1:-1], "little")
     return None
 
 
@@ -78,8 +151,7 @@ def _scopes(function: DIE) -> Iterator[DIE]:
 
 def _part(path: str, kind: DIE | None, offset: int) -> Field | None:
     """Walk down into structs and arrays as far as they go."""
-    struct: str | None = None
-    inside: int | None = None
+    steps: list[Step] = []
     start = offset
     for _ in range(DEEPEST):
         if kind is None:
@@ -88,12 +160,12 @@ def _part(path: str, kind: DIE | None, offset: int) -> Field | None:
             member = _member(kind, offset)
             if member is None:
                 break
-            name, kind_of_member, start = member
+            name, kind_of_member, inside = member
             if name:
                 path += f".{name}"
             if kind.tag != "DW_TAG_union_type":
-                struct, inside = _text(kind, "DW_AT_name"), start
-            kind, offset = kind_of_member, offset - start
+                steps.append(Step(path, _text(kind, "DW_AT_name"), inside))
+            kind, offset = kind_of_member, offset - inside
         elif kind.tag == "DW_TAG_array_type":
             element, counts = _type(kind), _counts(kind)
             size = _size(element) if element is not None else None
@@ -105,7 +177,7 @@ def _part(path: str, kind: DIE | None, offset: int) -> Field | None:
             break
     if offset:
         path += f"+{offset}"
-    return Field(path, start, struct, inside)
+    return Field(path, start, tuple(steps))
 
 
 def _member(struct: DIE, offset: int) -> tuple[str, DIE, int] | None:
