@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -125,4 +126,24 @@ def test_cr3_stays_where_the_pdptes_at_the_new_one_are_malformed(kvm: Kvm) -> No
     exit = guest.vcpu.run()
     assert isinstance(exit, exits.Io) and exit.port == GP
     assert guest.vcpu.get_sregs().cr3 == PDPT
+    guest.close()
+
+
+@pytest.mark.parametrize(("bits", "vector"), [(52, DONE), (40, GP)])
+def test_cr3_is_no_wider_than_the_guests_physical_addresses(
+    kvm: Kvm, bits: int, vector: int
+) -> None:
+    """kvm_vcpu_is_legal_cr3(), by CPUID.80000008h; what is there is found in no slot."""
+    guest = long_mode(kvm, b"\x0f\x0bkvm" + b"\x0f\x22\xd8" + OUT_DONE)
+    guest.vcpu.set_cpuid2(
+        replace(entry, eax=entry.eax & ~0xFF | bits) if entry.function == 0x80000008 else entry
+        for entry in kvm.get_supported_cpuid()
+    )
+    handle(guest, GP, bytes((0xE6, GP)))
+    guest.vcpu.regs.rax = PML4 | 1 << 45
+    if vector == GP:
+        assert port(guest) == GP
+        return
+    assert not isinstance(guest.vcpu.run(), exits.Io)
+    assert guest.vcpu.get_sregs().cr3 == PML4 | 1 << 45
     guest.close()

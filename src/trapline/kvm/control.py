@@ -37,7 +37,6 @@ _CR4_BY_FEATURE = (
     (cpuid.PKU, registers.CR4_PKE),
 )
 _XCR0_SUPPORTED = registers.XCR0_X87 | registers.XCR0_SSE
-_PHYSICAL_BITS = 52
 
 
 class ControlRegisters:
@@ -88,7 +87,7 @@ class ControlRegisters:
         if efer & EFER_LMA:
             no_flush = registers.CR3_NOFLUSH if backend.get_cr4() & CR4_PCIDE else 0
             cr3 &= ~no_flush
-            if cr3 >> _PHYSICAL_BITS:
+            if cr3 >> self._vcpu.cpuid.physical_bits:
                 return False
         old = self._vcpu.state.cr3
         backend.set_cr3(cr3)
@@ -152,7 +151,7 @@ class ControlRegisters:
         modes = msr.APIC_BASE_BSP | msr.APIC_BASE_ENABLE
         if vcpu.apic is not None and (by_host or vcpu.cpuid.has(cpuid.X2APIC)):
             modes |= msr.APIC_BASE_X2APIC
-        if word & ~((1 << _PHYSICAL_BITS) - 4096 | modes):
+        if word & ~((1 << vcpu.cpuid.physical_bits) - 4096 | modes):
             return False
         if not _may_become(old & _APIC_MODES, word & _APIC_MODES, by_host):
             return False
