@@ -6,7 +6,7 @@ import pytest
 
 from trapline.processor.buslock import BusLock, Cause
 from trapline.processor.decode import disassemble
-from trapline.trace.operand import Operand, find_operand
+from trapline.trace.operand import Operand, evaluate, find_operand
 
 REGISTERS = {name: 0x1000 * (n + 1) for n, name in enumerate(
     ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16))]
@@ -73,3 +73,34 @@ def test_an_unexplained_address_leaves_the_registers_as_they_are():
 @pytest.mark.parametrize("text", ["(bad)", "", "lock", "inc eax"])
 def test_text_without_a_memory_operand_has_none(text):
     assert operand_of(text, REGISTERS, 0, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "bit", "distance", "shown"),
+    [
+        ("f0 48 0f ab 07", 448 + 3, 56, {"rax": 451}),  # lock bts [rdi], rax
+        ("f0 48 0f b3 07", -72 * 8 + 3, -72, {"rax": (-573) & (1 << 64) - 1}),  # btr
+        ("f0 0f bb 07", 0xFFFF_FFFF, -4, {"eax": 0xFFFF_FFFF}),  # btc [rdi], eax: -1
+        ("f0 0f bb 07", 1 << 40 | 31, 0, {"eax": 31}),
+        ("66 f0 0f ab 07", 0x1_8000, -4096, {"ax": 0x8000}),
+        ("66 f0 0f ab 07", 16, 2, {"ax": 16}),
+        ("f0 0f ba 2f 23", 99, 0, {}),  # bts dword ptr [rdi], 35: stays in the operand
+    ],
+)
+def test_the_register_of_a_bit_test_moves_the_address(code, bit, distance, shown):
+    """SDM 2A, "BTS": a bit offset in a register selects memory around the operand, signed."""
+    content = bytes.fromhex(code)
+    text = disassemble(content, 0x401000, 64)
+    registers = {**REGISTERS, "rax": bit & (1 << 64) - 1}
+    operand = operand_of(text, registers, 0x6000 + distance, 0x401000 + len(content))
+    assert operand is not None
+    assert operand.registers == {"rdi": 0x6000, **shown}
+    assert evaluate(text, registers, 0x401000 + len(content)) == 0x6000 + distance
+
+
+def test_a_bit_test_whose_bit_is_also_its_address():
+    """The instruction changes neither: nothing is to be found again."""
+    text = disassemble(bytes.fromhex("f0 48 0f ab 00"), 0x401000, 64)  # lock bts [rax], rax
+    operand = operand_of(text, {**REGISTERS, "rax": 0x1000}, 0x1000 + 0x200, 0x401005)
+    assert operand is not None
+    assert operand.registers == {"rax": 0x1000}

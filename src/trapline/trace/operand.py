@@ -17,6 +17,7 @@ Disassemble = Callable[[bytes, int, int], str]  # (code, rip, bitness) -> text
 SIZES = {1: "byte ptr ", 2: "word ptr ", 4: "dword ptr ", 8: "qword ptr ", 16: "xmmword ptr "}
 MASK = 0xFFFF_FFFF_FFFF_FFFF
 _MEMORY = re.compile(r"((?:[a-z]+ ptr )?)((?:[c-gs]s:)?)\[([^\]]+)\]", re.IGNORECASE)
+_BIT_TEST = re.compile(r"\bbt[src]?\b.*,\s*([a-z0-9]+)$", re.IGNORECASE)
 _TERM = re.compile(r"([+-]?)\s*([^+\-\s][^+\-]*)")
 _REGISTER = re.compile(r"(r[0-9]+d?|[re][a-ds][xip])", re.IGNORECASE)
 _WIDE = {"eax": "rax", "ebx": "rbx", "ecx": "rcx", "edx": "rdx", "esi": "rsi", "edi": "rdi",
@@ -53,17 +54,22 @@ def find_operand(text: str, registers: Mapping[str, int], lock: Locked) -> Opera
         return None
     kind, segment, inside = match.groups()
     terms = parse_terms(inside)
-    wanted = (lock.linear - _segment_base(segment, registers)) & MASK
+    beside = text[: match.start()] + text[match.end() :]
+    distance = _bit_distance(beside, registers)
+    wanted = (lock.linear - _segment_base(segment, registers) - distance) & MASK
     found = {
         term.register: lock.next_rip if _wide(term.register) == "rip" else _value(term, registers)
         for term in terms
         if term.register is not None and (_wide(term.register) in registers)
     }
     if sum(_contribution(term, found) for term in terms) & MASK != wanted:
-        _recover(terms, found, wanted, text[: match.start()] + text[match.end() :])
+        _recover(terms, found, wanted, beside)
     expression = f"{kind or SIZES.get(lock.size, '')}{segment}[{inside}]"
     if segment[:2] in ("fs", "gs"):
         found[f"{segment[:2]}_base"] = _segment_base(segment, registers)
+    bit = _bit_register(beside)
+    if bit is not None and bit.full in registers:
+        found[bit.name] = registers[bit.full] & ((1 << bit.width) - 1)
     return Operand(expression, {name: found[name] for name in found})
 
 
@@ -75,6 +81,7 @@ def evaluate(text: str, registers: Mapping[str, int], next_rip: int) -> int | No
     _, segment, inside = match.groups()
     known = {**registers, "rip": next_rip}
     total = _segment_base(segment, registers)
+    total += _bit_distance(text[: match.start()] + text[match.end() :], registers)
     for term in parse_terms(inside):
         if term.register is None:
             total += term.number
@@ -130,6 +137,34 @@ def _contribution(term: Term, found: Mapping[str, int]) -> int:
 
 def _segment_base(segment: str, registers: Mapping[str, int]) -> int:
     return registers.get(f"{segment[:2].lower()}_base", 0) if segment else 0
+
+
+class _BitRegister(NamedTuple):
+    """The register of BT, BTS, BTR or BTC that says which bit of memory."""
+
+    name: str
+    full: str
+    width: int
+
+
+def _bit_register(beside: str) -> _BitRegister | None:
+    match = _BIT_TEST.search(beside)
+    if match is None:
+        return None
+    name = match.group(1).lower()
+    width = 16 if name in _PARTS or name.endswith("w") else 64 if name == _full(name) else 32
+    return _BitRegister(name, _full(name), width)
+
+
+def _bit_distance(beside: str, registers: Mapping[str, int]) -> int:
+    """How far from the operand's address the bit's word is, in bytes (SDM 2A, "BT": the offset
+    in a register is signed, and reaches memory around the operand)."""
+    bit = _bit_register(beside)
+    if bit is None or bit.full not in registers:
+        return 0
+    number = registers[bit.full] & ((1 << bit.width) - 1)
+    signed = number - (number >> (bit.width - 1) << bit.width)
+    return (signed >> (bit.width.bit_length() - 1)) * (bit.width // 8)
 
 
 def _recover(terms: list[Term], found: dict[str, int], wanted: int, others: str) -> None:
