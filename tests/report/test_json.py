@@ -25,7 +25,7 @@ def test_a_whole_document(tmp_path):
     (site,) = found.pop("sites")
     assert found == {
         "version": 1, "program": ["./program", "-x"], "exit_status": 0, "bus_locks": 5,
-        "unimplemented": [], "notes": [],
+        "unimplemented": [], "illegal": [], "notes": [],
     }  # fmt: skip
     assert list(site) == FIELDS
     stack = site.pop("stack")
@@ -70,3 +70,12 @@ def test_unimplemented_instructions_are_listed(tmp_path):
     (one,) = document(tmp_path, start(), MAP, undefined, END)["unimplemented"]
     assert one["rip"] == 0x401010
     assert (one["instruction"], one["bytes"], one["module_offset"]) == ("(bad)", "62 f1", 0x1010)
+
+
+def test_what_no_processor_has_is_illegal_and_not_unimplemented(tmp_path):
+    undefined = {"record": "undefined", "pid": 10, "image": 0, "time": 1, "tid": 10,
+                 "rip": 0x401010, "code": "f0ffc0", "text": "", "map": 1}  # fmt: skip
+    found = document(tmp_path, start(), MAP, undefined, END)
+    assert found["unimplemented"] == []
+    (one,) = found["illegal"]
+    assert (one["instruction"], one["bytes"], one["module_offset"]) == (None, "f0 ff c0", 0x1010)

@@ -213,3 +213,12 @@ def test_many_places_are_cut(tmp_path):
     shown = text(summary(tmp_path, start(), MAP, SITE, *places, record, END))
     assert "stack of thread 20: 20 times" in shown and "stack of thread 13: " not in shown
     assert "and 13 more places: 91 times" in shown
+
+
+def test_an_illegal_instruction_is_not_called_unimplemented(tmp_path):
+    """SDM 2A, "LOCK": on a register it is #UD, on every processor."""
+    undefined = {"record": "undefined", "pid": 10, "image": 0, "time": 1, "tid": 10,
+                 "rip": 0x401010, "code": "f0ffc0", "text": "", "map": 1}  # fmt: skip
+    shown = text(summary(tmp_path, start(), MAP, undefined, END))
+    assert "illegal: f0 ff c0 at 0x401010, in program+0x1010 of" in shown
+    assert "not implemented" not in shown

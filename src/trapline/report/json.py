@@ -24,6 +24,7 @@ def render_json(summary: Summary) -> str:
         "bus_locks": summary.total,
         "sites": [_site(site) for site in summary.sites],
         "unimplemented": [_missing(one) for one in summary.missing],
+        "illegal": [_missing(one) for one in summary.illegal],
         "notes": summary.notes,
     }
     return json.dumps(document, indent=2) + "\n"
@@ -75,7 +76,7 @@ def _frame(frame: Frame) -> dict[str, Any]:
 def _missing(one: Missing) -> dict[str, Any]:
     return {
         "rip": one.rip,
-        "instruction": one.text,
+        "instruction": one.text or None,
         "bytes": spaced(one.code),
         **_location(one.where),
     }

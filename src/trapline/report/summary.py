@@ -66,7 +66,11 @@ class Site:
 
 @dataclass(slots=True)
 class Missing:
-    """An instruction Trapline does not implement, and where it stood."""
+    """An instruction that was answered with #UD, and where it stood.
+
+    It has a `text` if Trapline lacks it, and none if it is illegal on every processor: LOCK
+    before what has no memory operand to lock (SDM 2A, "LOCK"), or an encoding of nothing.
+    """
 
     rip: int
     code: str
@@ -81,6 +85,7 @@ class Summary:
     trace: Trace
     sites: list[Site]
     missing: list[Missing]
+    illegal: list[Missing]
     notes: list[str]
 
     @property
@@ -106,7 +111,9 @@ def summarize(trace: Trace, locator: Locator | None = None) -> Summary:
         Missing(one.rip, one.code, one.text, locator.locate(one.rip, one.mapped)[0])
         for one in trace.undefined
     ]
-    return Summary(trace, sites, missing, _notes(trace, locator))
+    lacking = [one for one in missing if one.text]
+    illegal = [one for one in missing if not one.text]
+    return Summary(trace, sites, lacking, illegal, _notes(trace, locator))
 
 
 def _key(traced: TracedSite, where: Location) -> tuple[Any, ...]:

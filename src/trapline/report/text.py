@@ -45,6 +45,8 @@ def print_text(summary: Summary, stream: TextIO, top: int = TOP) -> None:
     writer.others(len(shown), summary.sites[len(shown) :])
     for missing in summary.missing:
         writer.missing(missing)
+    for illegal in summary.illegal:
+        writer.illegal(illegal)
     for note in summary.notes:
         console.print(Text(plain(f"note: {note}"), "dim"))
 
@@ -111,6 +113,13 @@ class _Writer:
         line.append(f"{plain(missing.text)}  ({spaced(missing.code)}) at {missing.rip:#x}, in ")
         line.append_text(place_name(missing.where))
         self._console.print(line.append("; the program got #UD", "dim"))
+
+    def illegal(self, illegal: Missing) -> None:
+        """Bytes that are #UD on every processor."""
+        line = Text("\nillegal: ", "bold yellow")
+        line.append(f"{spaced(illegal.code)} at {illegal.rip:#x}, in ")
+        line.append_text(place_name(illegal.where))
+        self._console.print(line.append("; #UD, as on every processor", "dim"))
 
     def _excerpt(self, site: Site) -> None:
         excerpt = find_excerpt(site.where)
