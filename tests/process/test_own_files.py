@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 from collections.abc import Iterator
@@ -48,3 +49,20 @@ def test_what_has_been_closed_is_forgotten(own: OwnFiles) -> None:
 
 def test_the_limits_are_those_from_before(own: OwnFiles) -> None:
     assert own.limits[0] <= resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def test_own_files_are_made_above_the_programs_limit(own: OwnFiles) -> None:
+    """RLIMIT_NOFILE counts when a number is given out; open files stay (fs/file.c)."""
+    first = own.keep(os.dup(0))
+    own.allow(first - 100)
+    with pytest.raises(OSError, match="Invalid argument"):
+        fcntl.fcntl(0, fcntl.F_DUPFD, first - 100)
+    second = own.keep(os.dup(0))
+    assert second > first
+    assert os.fstat(first) == os.fstat(second)
+    with own.room():
+        os.close(fcntl.fcntl(0, fcntl.F_DUPFD, first))
+        with own.room():
+            pass
+        os.close(fcntl.fcntl(0, fcntl.F_DUPFD, first))
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == first - 100

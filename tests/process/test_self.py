@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import sys
 
@@ -130,6 +131,47 @@ try:
 except ValueError as error:
     print(error)
 """
+    assert guest(*PYTHON, script).stdout == native(*PYTHON, script).stdout
+
+
+def test_the_limit_on_descriptors_holds(guest: Run, native: Run) -> None:
+    """setrlimit(2), RLIMIT_NOFILE: lowered with all taken, in a child, and raised again."""
+    script = """
+import fcntl, os, resource
+def trying(what):
+    try:
+        return what()
+    except OSError as error:
+        return error.errno
+def count():
+    opened = []
+    while len(opened) < 200 and (fd := trying(lambda: os.open("/dev/null", 0))) != 24:
+        opened.append(fd)
+    return opened
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (16, hard))
+opened = count()
+print(opened, trying(lambda: fcntl.fcntl(0, fcntl.F_DUPFD, 16)), trying(lambda: os.dup2(1, 16)))
+child = os.fork()
+if not child:
+    print(count(), trying(lambda: os.dup2(1, 15)), flush=True)
+    os._exit(3)
+print(os.waitpid(child, 0)[1])
+print(os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1000), hard))
+more = count()
+print(more, [trying(lambda: os.dup2(1, number)) for number in (16, 300, 511)])
+"""
+    assert guest(*PYTHON, script).stdout == native(*PYTHON, script).stdout
+
+
+def test_numbers_in_the_usual_range_are_the_programs(guest: Run, native: Run) -> None:
+    """dup2(2): any number below the limit, as far as descriptors of ours can be beyond."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = min(soft - 512, 4096)
+    if most < 100:
+        pytest.skip("a low limit on descriptors")
+    script = f"import os\nprint(sum(os.dup2(1, number) for number in range(3, {most})))"
     assert guest(*PYTHON, script).stdout == native(*PYTHON, script).stdout
 
 

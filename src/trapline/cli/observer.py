@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from ctypes import byref
 
 from trapline.cli.kernel_log import KernelLog
@@ -141,6 +142,7 @@ class Watcher(ProgramObserver):
     def attached(self, process: Process) -> None:
         self._process = process
         self._writer.move(process.own_files.keep)
+        self._recorder.room = process.own_files.room
 
     def started(self, pid: int, executable: str, arguments: list[str]) -> None:
         self._recorder.start(pid, 0, arguments, executable)
@@ -174,7 +176,7 @@ class Watcher(ProgramObserver):
         process = self._process
         if process is None or self._is_silent:
             return
-        with process.memory.lock:  # all threads may be about to do so
+        with process.memory.lock, process.own_files.room():  # all threads may be about to do so
             files = {area.file for area in process.memory.areas if area.prot & PROT_EXEC}
             for file in files:
                 if file is not None and file.path not in self._held:
@@ -192,7 +194,8 @@ class Watcher(ProgramObserver):
             return
         code = None if outcome.signal else outcome.exit_status
         self._recorder.exited(code, outcome.signal or None)
-        compiler().save()  # here, as no process of a guest leaves through Python's own exit
+        with nullcontext() if self._process is None else self._process.own_files.room():
+            compiler().save()  # here, as no process of a guest leaves through Python's own exit
 
     def bus_lock_trap(self, pid: int, tid: int, name: str, rip: int) -> None:
         if self._log is not None and self._process is not None:

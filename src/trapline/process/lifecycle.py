@@ -193,11 +193,12 @@ def replace_program(process: Process, thread: Thread, planned: Plan) -> None:
     release_robust_list(thread)
     clear_tid(thread)
     clear_memory(process.memory)
-    try:
-        regs = load_program(process, planned)
-    except OSError:
-        process.end(Outcome(0, _SIGKILL))  # as the kernel does past the point of no return
-    _close_on_exec(process)
+    with process.own_files.room():
+        try:
+            regs = load_program(process, planned)
+        except OSError:
+            process.end(Outcome(0, _SIGKILL))  # as the kernel does past the point of no return
+        _close_on_exec(process)
     rename(thread, os.path.basename(os.fsdecode(planned.named)))
     thread.vcpu.fs_base = thread.vcpu.gs_base = 0
     thread.reset_fpu()

@@ -98,7 +98,7 @@ class Process:
 
     def new_thread(self) -> Thread:
         """A thread with a processor of its own; `start` and `run` it on its host thread."""
-        with self.lock:
+        with self.lock, self.own_files.room():
             thread = Thread(self, self.machine.take_processor())
             self.world.threads.append(thread)
             return thread
@@ -121,8 +121,10 @@ class Process:
         self.changed = threading.Condition(self.lock)
         self.world.after_fork(thread)
         self.memory.after_fork()
+        self.own_files.after_fork()
         self.observer.became_child(self.parent, self.pid)
-        is_kept = self.machine.keep(thread.processor)
+        with self.own_files.room():
+            is_kept = self.machine.keep(thread.processor)
         self.own_files.forget_closed()
         self.leader = thread
         self.pending_image = None
@@ -137,7 +139,8 @@ class Process:
             if not self.policy.detects:
                 thread.vcpu.set_msrs({IA32_DEBUGCTL: 0})
         else:
-            thread.use(self.machine.take_processor())
+            with self.own_files.room():
+                thread.use(self.machine.take_processor())
             thread.start(start)
 
     def current_thread(self) -> Thread | None:

@@ -39,7 +39,9 @@ class ChildLink:
         """Send what has changed, and let the parent go on."""
         journal = memory.end_journal()
         if journal is not None:
-            with socket.socket(fileno=os.dup(self._fd)) as way, contextlib.suppress(OSError):
+            with self._own_files.room():
+                copied = os.dup(self._fd)
+            with socket.socket(fileno=copied) as way, contextlib.suppress(OSError):
                 way.sendall(journal.changes(), socket.MSG_NOSIGNAL)
         self.close()
 
@@ -77,7 +79,8 @@ class ParentLink:
 
 def open_link(own_files: OwnFiles) -> tuple[ParentLink, ChildLink]:
     """The two ends for a child about to be forked."""
-    ours, its = socket.socketpair()
+    with own_files.room():
+        ours, its = socket.socketpair()
     return (
         ParentLink(own_files.keep(ours.detach()), own_files),
         ChildLink(own_files.keep(its.detach()), own_files),

@@ -10,7 +10,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,8 @@ class Recorder:
         self._writer = writer
         self._disassemble = disassemble
         self._held: dict[str, int] = {}
+        # Entered while files are opened that the program's limit is not for.
+        self.room: Callable[[], AbstractContextManager[None]] = nullcontext
         self._event_limit = event_limit
         self._started = time.monotonic() if started is None else started
         self._pid = 0
@@ -163,7 +166,7 @@ class Recorder:
             if rip in self._undefined:
                 return
             self._undefined.add(rip)
-        with self._capturing:
+        with self._capturing, self.room():
             maps: list[Record] = []
             number = self._capture.region_number(thread.region(rip), maps, thread)
             self._writer.write(*map(self._stamped, maps))
@@ -220,11 +223,12 @@ class Recorder:
         if site.called >= CALLER_LIMIT:
             return None
         site.called += 1
-        return self._capture.caller(lock, thread)
+        with self.room():
+            return self._capture.caller(lock, thread)
 
     def _write_place(self, site: _Site, place: _Place, lock: Locked, thread: GuestThread) -> None:
         fields = {"site": site.number, "place": site.numbers[place], "linear": lock.linear}
-        with self._capturing:
+        with self._capturing, self.room():
             captured, maps = self._capture.surroundings(lock, thread, place[1] is not None)
             records = [self._stamped(region) for region in maps]
             record = {"record": "place", "tid": thread.tid, **fields, **captured}
@@ -261,7 +265,7 @@ class Recorder:
             "cause": lock.cause,
             "outcome": outcome,
         }
-        with self._capturing:
+        with self._capturing, self.room():
             captured, maps = self._capture.circumstances(lock, thread, is_current)
             records = [self._stamped(region) for region in maps]
             records += self._thread_named(thread)

@@ -44,9 +44,9 @@ def execveat(thread: Thread) -> int | None:
 
 def _execute(thread: Thread, program: bytes, arguments_at: int, environment_at: int) -> None:
     memory = thread.process.memory
-    planned = plan(
-        program, read_strings(memory, arguments_at) or [b""], read_strings(memory, environment_at)
-    )
+    strings = read_strings(memory, arguments_at) or [b""], read_strings(memory, environment_at)
+    with thread.process.own_files.room():
+        planned = plan(program, *strings)
     execute(thread.process, thread, planned)
 
 

@@ -24,6 +24,7 @@ _PR_SET_TSC = 26
 # prctl options of which these arguments (0 = the second) are pointers.
 _PRCTL_POINTERS = {2: (0,), 9: (0,), 15: (0,), 16: (0,), 19: (0,), 25: (0,), 37: (0,), 40: (0,)}
 _KEPT_LIMITS = frozenset({1, 2, 7, 9})  # RLIMIT_FSIZE, _DATA, _NOFILE, _AS
+_MOST_FILES = 0x7FFFFFFF  # what a descriptor's number can be
 _RLIMIT = struct.Struct("<2Q")
 _INFINITY = (1 << 64) - 1
 
@@ -147,6 +148,8 @@ def _limits(thread: Thread, pid: int, which: int, new: int, old: int) -> int:
         process.memory.write(old, _RLIMIT.pack(soft & _INFINITY, hard & _INFINITY))
     if wanted:
         process.limits[which] = wanted
+        if which == resource.RLIMIT_NOFILE:
+            process.own_files.allow(min(wanted[0], _MOST_FILES))
     return 0
 
 
