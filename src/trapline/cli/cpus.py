@@ -6,7 +6,7 @@ import argparse
 
 from trapline.arch import cpuid
 from trapline.kvm import abi, open_kvm
-from trapline.processor import FEATURES, MODELS, Model
+from trapline.processor import CHOICES, FEATURES, MODELS, Model
 
 EPILOG = """\
 examples:
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the table."""
     if options.features:
-        _print([("FEATURE", "MODELS"), *map(_feature_row, sorted(FEATURES))])
+        _print([("FEATURE", "MODELS"), *map(_feature_row, CHOICES)])
     else:
         _print([HEADINGS, *map(_row, MODELS.values())])
     return 0

@@ -3,7 +3,7 @@
 from trapline.processor.buslock import BusLock, Cause, Outcome
 from trapline.processor.cluster import Cluster
 from trapline.processor.core import Core
-from trapline.processor.cpuid import FEATURES, MODELS, Model, model
+from trapline.processor.cpuid import CHOICES, FEATURES, MODELS, Model, model
 from trapline.processor.decode import Decoded, decode, disassemble
 from trapline.processor.events import Observer
 from trapline.processor.fault import Fault, HostLimit, Undefined
@@ -17,8 +17,9 @@ from trapline.processor.svm import enter as enter_svm
 from trapline.processor.vmx import Vmcs, VmFail, enter
 
 __all__ = [
-    "HARDWARE_EXCEPTION",
+    "CHOICES",
     "FEATURES",
+    "HARDWARE_EXCEPTION",
     "MODELS",
     "NESTED_EPT",
     "BusLock",

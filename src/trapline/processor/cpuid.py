@@ -23,7 +23,16 @@ _SVM_REVISION, _ASIDS = 1, 0x8000
 FEATURES: dict[str, Feature] = {
     name.lower(): one for name, one in vars(cpuid).items() if isinstance(one, Feature)
 }
-"""Every feature by the name that `--cpu MODEL,+name` takes."""
+"""Every feature by its name."""
+
+_ABSENT = {
+    "abm", "adx", "aes", "avx", "avx2", "bmi1", "bmi2", "clwb", "cmpccxadd", "f16c", "fma", "ibt",
+    "movbe", "movdir64b", "movdiri", "pclmulqdq", "rdrand", "rdseed", "serialize", "sha", "shstk",
+    "xsavec", "xsaveopt", "xsaves",
+}  # fmt: skip
+"""Those that promise instructions which no model executes."""
+CHOICES = sorted(FEATURES.keys() - _ABSENT)
+"""What `--cpu MODEL,+name` takes."""
 
 
 def _named(names: str) -> frozenset[Feature]:
@@ -119,7 +128,12 @@ def model(text: str) -> Model:
             raise HostLimit(f"{change!r} is neither +FEATURE nor -FEATURE.")
         wanted = change[1:].lower().replace("-", "_")
         if wanted not in FEATURES:
-            raise HostLimit(f"There is no feature {change[1:]!r}{_near(wanted, FEATURES)}.")
+            raise HostLimit(f"There is no feature {change[1:]!r}{_near(wanted, CHOICES)}.")
+        if wanted in _ABSENT and change[0] == "+":
+            raise HostLimit(
+                f"{wanted} is not implemented by this processor: its instructions are undefined;"
+                " `trapline cpus --features` lists what is."
+            )
         (features.add if change[0] == "+" else features.discard)(FEATURES[wanted])
     if not changes:
         return chosen
