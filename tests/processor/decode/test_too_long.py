@@ -1,5 +1,5 @@
-"""Instructions of more than 15 bytes are #GP(0) (SDM 2A, 2.3.11), undefined ones within them #UD: as
-the host's processor decides it."""
+"""Instructions of more than 15 bytes are #GP(0) (SDM 2A, 2.3.11), undefined ones within them #UD:
+as the host's processor decides it."""
 
 from __future__ import annotations
 

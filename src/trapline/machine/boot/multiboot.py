@@ -92,9 +92,7 @@ def _load_by_addresses(memory: Memory, data: bytes, header: Header) -> tuple[int
     return entry, Part(first, start, start, end - start, bss_end - start)
 
 
-def _place_modules(
-    memory: Memory, modules: Sequence[Module], end: int, taken: range
-) -> list[int]:
+def _place_modules(memory: Memory, modules: Sequence[Module], end: int, taken: range) -> list[int]:
     """The modules behind the image, each on a page of its own and none where the boot information
     will be; where each begins."""
     starts = []

@@ -32,8 +32,8 @@ def is_undefined(code: bytes, bitness: int) -> bool:
 
 
 def is_too_long(code: bytes, bitness: int) -> bool:
-    """Whether the instruction that begins with these bytes, 15 at least, goes on beyond them: that
-    is #GP, whatever it is.  Of an undefined opcode the ModRM byte counts, and what that asks for."""
+    """Whether the instruction that begins with these bytes, 15 at least, goes on beyond them: #GP,
+    whatever it is.  Of an undefined opcode the ModRM byte counts, and what that asks for."""
     start = _skip_prefixes(code, bitness)
     opcode = code[start:LONGEST]
     if len(opcode) < _opcode_size(opcode):
