@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from tests.machine.test_devices import MIB, SECOND, Clock, Line
+from tests.machine.test_devices import SECOND, Clock, Line
 from trapline.machine.devices import Rtc
+
+MIB = 1 << 20
 
 
 def test_the_clock_tells_the_time_and_the_size_of_memory() -> None:

@@ -14,7 +14,6 @@ from trapline.machine.devices import (
 )
 
 SECOND = 1_000_000_000
-MIB = 1 << 20
 
 
 class Clock:
