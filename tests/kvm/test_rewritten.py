@@ -7,6 +7,7 @@ import pytest
 from tests.kvm.guest import KERNEL_CODE, long_mode
 from trapline.arch.svm import ExitCode
 from trapline.kvm import open_kvm
+from trapline.kvm.core_backend import CoreBackend
 from trapline.kvm.emulator import ExitInformation
 from trapline.kvm.svm.backend import SvmBackend
 from trapline.kvm.svm.cr_access import handle_cr_access
@@ -20,8 +21,8 @@ from trapline.processor import SvmExit
 def test_the_guest_comes_to_what_is_no_task_switch(cpu: str, code: str) -> None:
     guest = long_mode(open_kvm(cpu=cpu), bytes.fromhex(code))
     vcpu = guest.vcpu
-    assert isinstance(vcpu, SoftwareVcpu)
-    assert switch_task(vcpu, vcpu.backend, None, ExitInformation(9, 0, 0, 0, 0)) is None  # type: ignore[arg-type]
+    assert isinstance(vcpu, SoftwareVcpu) and isinstance(vcpu.backend, CoreBackend)
+    assert switch_task(vcpu, vcpu.backend, None, ExitInformation(9, 0, 0, 0, 0)) is None
     assert vcpu.regs.rip == KERNEL_CODE
     guest.close()
 
