@@ -101,6 +101,7 @@ class Engine:
         prototype = ctypes.PYFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 4)
         self._deliver = prototype(code.compiler.runtime["trapline_deliver"])
         self.entries = 0
+        self._missed = (0, 0)  # what was translated last for native code: for whom, and the page
         self.generation = code.generation
         code.follow(self)
 
@@ -359,6 +360,15 @@ class Engine:
         code = detail >> 8 & 0xFFFFFFFF if detail >> 40 & 1 else None
         raise Fault(detail & 0xFF, code)
 
+    def _displaces(self, page: int) -> bool:
+        """Whether an instruction that waits for this page has just been given another in the same
+        place of the table: it needs both, and native code would go from one to the other for
+        ever.  (Otherwise what it misses next comes after this, so that it does go on.)"""
+        record, other = self._missed
+        self._missed = self.state.q[_RECORD], page
+        is_same = record == self._missed[0] and page != other
+        return is_same and not (page ^ other) & layout.TLB_INDEX_MASK
+
     def _fill(self) -> bool:
         """Put the page native code missed into its TLB; False: it must not be accessed so."""
         state = self.state
@@ -370,6 +380,8 @@ class Engine:
         last = linear + state.exit_size - 1
         if linear >> 32 != last >> 32 or last >> 32 and self.processor.code_mode[0] != 64:
             return False  # perhaps beyond the segment's end, which comes before any page
+        if self._displaces(linear >> 12):
+            return False
         try:
             if not self.memory.fill(linear, kind):
                 return False
